@@ -1,0 +1,1 @@
+"""Causal debiasing of medical multimodal learning: the library behind the book."""

@@ -1,0 +1,1 @@
+"""Structural causal models, missingness graphs and estimators on plain tables."""

@@ -1,0 +1,1 @@
+"""Cohorts: the one data type that models, graphs and metrics read."""
