@@ -1,0 +1,76 @@
+# `make` lists the targets. Each one that needs Python installs .venv first, and again when
+# pyproject.toml or requirements.lock has changed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c '$(RECENT)' 2>/dev/null && command -v $$p && break; done)
+
+# auto re-executes what has changed; off builds from the outputs that are stored in the chapters
+EXECUTE ?= auto
+# processes at a time
+JOBS ?= 2
+CHAPTERS ?= $(wildcard chapters/*.ipynb)
+
+# One thread per process: sums are taken in the same order on every machine.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book test notebooks results refresh lint clean lock
+
+help: ## List the targets
+	@echo "Usage: make TARGET [NAME=value]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Options: EXECUTE=off (book), CHAPTERS=chapters/NN-name.ipynb (notebooks, refresh),"
+	@echo "         JOBS=2 (test, notebooks, results), PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(or $(PYTHON),false) -c '$(RECENT)' || { echo "dfdlib needs Python 3.11 or newer, and \
+	$(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1). Install one, and name it if \
+	it is not on the PATH: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --requirement requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(INSTALLED) ## Re-execute what changed and build the book (EXECUTE=off: from the stored outputs)
+	$(BIN)/python -m dfdlib.book config --execute $(EXECUTE) --out _build/_config.yml
+	$(BIN)/jupyter-book build . --config _build/_config.yml -n -W --keep-going
+	@echo
+	@echo "The book is ready. Open file://$(CURDIR)/_build/html/index.html"
+
+test: $(INSTALLED) ## Run the tests and the library's doctests, with coverage (no notebook)
+	$(BIN)/pytest --numprocesses $(JOBS) --cov
+
+notebooks: $(INSTALLED) ## Re-execute every chapter and compare with its stored outputs
+	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
+		--numprocesses $(JOBS) --dist loadfile $(CHAPTERS)
+
+results: export PATH := $(CURDIR)/$(BIN):$(PATH)
+results: $(INSTALLED) ## Compute results/*.json: hours, resumable
+	$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(JOBS) --rerun-incomplete
+
+refresh: $(INSTALLED) ## Re-execute chapters in place and normalise their files
+	$(BIN)/python workflow/notebooks.py refresh $(CHAPTERS)
+
+lint: $(INSTALLED) ## Check style, types, the import contract, notebooks and workflows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python workflow/notebooks.py check $(CHAPTERS)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --no-progress --quiet .github
+	$(BIN)/pre-commit validate-config
+
+lock: $(INSTALLED) ## Resolve the dependencies anew (UPGRADE=1: to their newest versions)
+	$(BIN)/python workflow/lock.py $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove what the other targets built; keep .venv, results/ and runs/
+	rm -rf _build build dist .coverage* *.egg-info .*_cache .snakemake
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""Settings that every test shares.
+
+Nothing here may import dfdlib before pytest has installed jaxtyping's import hook.
+"""
+
+import os
+
+# Before anything imports torch, numpy or matplotlib: one thread per test process, no window.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA")
