@@ -1,1 +1,39 @@
 """Cohorts: the one data type that models, graphs and metrics read."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dfdlib.data._ragged import Ragged
+from dfdlib.data._validate import unknown
+from dfdlib.data.cohort import Batch, Cohort, Schema, check_disjoint
+
+__all__ = ["Batch", "Cohort", "Ragged", "Schema", "check_disjoint", "load"]
+
+
+def _heart(**options: Any) -> Cohort:
+    from dfdlib.data.heart import load_heart
+
+    return load_heart(**options)
+
+
+_LOADERS: dict[str, Callable[..., Cohort]] = {"heart": _heart}
+
+
+def load(name: str, **options: Any) -> Cohort:
+    """Load a cohort by name.
+
+    Args:
+        name: `heart`, the four hospitals of the UCI heart disease data (`dfdlib.data.heart`).
+        **options: What the loader of that name takes.
+
+    Raises:
+        ValueError: An unknown name.
+
+    Example:
+        >>> load("hart")
+        Traceback (most recent call last):
+        ValueError: 'hart' is not a data set (heart). Did you mean 'heart'?
+    """
+    if name not in _LOADERS:
+        raise unknown(name, _LOADERS, "data set")
+    return _LOADERS[name](**options)

@@ -1,0 +1,81 @@
+"""Rows of different lengths, stored end to end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of different lengths in one tensor: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Args:
+        values: The entries of all rows, end to end.
+        offsets: Where each row begins; one more than there are rows.
+
+    Shapes:
+        values (total, ...), offsets (n + 1,).
+
+    Example:
+        >>> codes = Ragged.from_rows([[7, 9], [], [4]])
+        >>> len(codes), codes.lengths.tolist()
+        (3, [2, 0, 1])
+        >>> codes[torch.tensor([2, 0])].values.tolist()
+        [4, 7, 9]
+    """
+
+    values: Shaped[Tensor, "total ..."]
+    offsets: Int64[Tensor, " n_plus_1"]
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Any]) -> "Ragged":
+        """Store a list of arrays or lists; None is an empty row, whole numbers become int64.
+
+        Raises:
+            ValueError: Rows that differ in more than their length, or hold no numbers.
+        """
+        arrays = [np.empty(0) if row is None else np.asarray(row) for row in rows]
+        lengths = np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays))
+        full = [array for array in arrays if len(array)]
+        shapes = {array.shape[1:] for array in full}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"rows differ in more than their length: entries of shape {sorted(shapes)}. "
+                "Pass rows of shape (length,) for codes, (length, 3) for series"
+            )
+        joined = np.concatenate(full) if full else np.empty(0, dtype=np.int64)
+        if joined.dtype.kind not in "biuf":
+            raise ValueError(
+                f"rows hold {joined.dtype}, not numbers. "
+                "Pass integer ids, for example from pandas.factorize"
+            )
+        values = torch.from_numpy(
+            joined.astype(np.float32 if joined.dtype.kind == "f" else np.int64)
+        )
+        return cls(values, torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64[Tensor, " n"]:
+        """The number of entries of each row."""
+        return self.offsets.diff()
+
+    def __getitem__(self, index: Int64[Tensor, " k"]) -> "Ragged":
+        """Take rows by position, in any order and with repeats."""
+        lengths = self.lengths[index]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        # an entry's old position is its new one, moved by how far its row moved
+        moved = torch.repeat_interleave(self.offsets[index] - offsets[:-1], lengths)
+        return Ragged(self.values[moved + torch.arange(len(moved), device=moved.device)], offsets)
+
+    def to(self, device: str | torch.device) -> "Ragged":
+        """Copy to a device."""
+        return Ragged(self.values.to(device), self.offsets.to(device))

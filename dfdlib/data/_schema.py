@@ -1,0 +1,98 @@
+"""What travels between a cohort and a model: the schema, and batches of rows."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from dfdlib.data._modalities import Kind
+from dfdlib.data._ragged import Ragged
+from dfdlib.data._validate import Task
+
+_TUPLES = ("sizes", "features")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a model is built from: names, kinds, sizes and features of the modalities, and the task.
+
+    Args:
+        names: The modalities, in the order of the columns of `observed`.
+        kinds: The kind of each.
+        sizes: Vector and categorical `(d,)`, image `(channels, height, width)`, codes `()`,
+            series `(3,)`.
+        features: Column names of vectors and categoricals; empty for other kinds.
+        task: What the labels are; None without labels.
+        n_classes: 2 for binary, K for multiclass, the number of labels for multilabel.
+
+    Example:
+        >>> from dfdlib.data import Cohort
+        >>> schema = Cohort(x={"labs": np.zeros((3, 2))}, y=[0, 1, 1]).schema
+        >>> schema.features, schema.task, schema.n_outputs
+        ({'labs': ('labs_0', 'labs_1')}, 'binary', 1)
+        >>> Schema.from_dict(schema.to_dict()) == schema
+        True
+    """
+
+    names: tuple[str, ...]
+    kinds: dict[str, Kind]
+    sizes: dict[str, tuple[int, ...]]
+    features: dict[str, tuple[str, ...]]
+    task: Task | None = None
+    n_classes: int | None = None
+
+    @property
+    def n_outputs(self) -> int | None:
+        """How many logits a model gives: 1 for binary, K for multiclass, one per label."""
+        return 1 if self.task == "binary" else self.n_classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types that JSON can store."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Schema":
+        """Read what `to_dict` returned, also after a round trip through JSON."""
+        tuples = {key: {k: tuple(v) for k, v in stored[key].items()} for key in _TUPLES}
+        return cls(**{**stored, **tuples, "names": tuple(stored["names"])})
+
+    def only(self, names: tuple[str, ...]) -> "Schema":
+        """Keep some of the modalities."""
+        parts = {key: {n: getattr(self, key)[n] for n in names} for key in ("kinds", *_TUPLES)}
+        return Schema(names, **parts, task=self.task, n_classes=self.n_classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of a cohort, with their positions in it (`index`).
+
+    Shapes:
+        x[m] (b, ...) or Ragged, observed (b, M), y (b,) or (b, L), index (b,),
+        x_observed[m] (b, d).
+    """
+
+    x: dict[str, Tensor | Ragged]
+    observed: Bool[Tensor, "b m"]
+    y: Float32[Tensor, "b ..."] | None
+    groups: dict[str, np.ndarray]
+    index: Int64[Tensor, " b"]
+    x_observed: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.index)
+
+    def to(self, device: str | torch.device) -> "Batch":
+        """Copy to a device; group labels stay where they are."""
+        return Batch(
+            x={name: value.to(device) for name, value in self.x.items()},
+            observed=self.observed.to(device),
+            y=None if self.y is None else self.y.to(device),
+            groups=self.groups,
+            index=self.index.to(device),
+            x_observed={name: mask.to(device) for name, mask in self.x_observed.items()},
+        )

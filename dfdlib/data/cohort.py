@@ -1,0 +1,298 @@
+"""The one data type that models, graphs and metrics read: a multimodal cohort with holes."""
+
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from dfdlib.data import _validate
+from dfdlib.data._modalities import modalities as read_modalities
+from dfdlib.data._partition import random_parts, refuse_parts
+from dfdlib.data._schema import Batch, Schema
+from dfdlib.data._summary import patterns, summarise
+from dfdlib.data._validate import Task, unknown
+
+__all__ = ["Batch", "Cohort", "Schema", "check_disjoint"]
+
+
+class Cohort:
+    """Patients × modalities, with masks, labels, covariates and groups.
+
+    Everything is checked here, once; what comes out holds no NaN, but zeros where nothing is
+    observed. Without a mask, NaN (or an empty row) means missing. A mask that is passed is taken at
+    its word: NaN under it is refused. An infinite value is never missing.
+
+    Args:
+        x: One array per modality: numpy, torch, pandas, or a list of rows for ragged ones.
+        kinds: `vector`, `categorical`, `codes`, `series` or `image`, where the guess is wrong.
+            Floats, DataFrames and booleans are vectors, integers categorical, four dimensions an
+            image, lists of id lists codes, lists of (length, 3) arrays series.
+        observed: Which modality a patient has.
+        x_observed: Which features of a vector or categorical modality a patient has, by modality.
+        y: Labels; NaN where missing.
+        task: `binary`, `multiclass` or `multilabel`, where the guess would be wrong.
+        covariates: A DataFrame, or a dict of columns, that evaluation stratifies by.
+        groups: Levels such as site or patient; "patient" defaults to the row number.
+        truth: What only a generator knows, one row per patient.
+
+    Shapes:
+        observed (n, M), x_observed[m] (n, d_m), y (n,) or (n, L).
+
+    Raises:
+        ValueError: Anything that contradicts itself; the message says what to pass instead.
+
+    Example:
+        >>> labs = pd.DataFrame({"sodium": [140, None, 133], "lactate": [1.1, None, None]})
+        >>> cohort = Cohort(x={"labs": labs, "ward": np.array([3, 0, 3])}, y=[0, 1, 1])
+        >>> cohort
+        Cohort(3 rows: labs (vector), ward (categorical); binary)
+        >>> cohort.observed.tolist(), cohort.x["labs"].tolist()[1]
+        ([[True, True], [False, True], [True, True]], [0.0, 0.0])
+        >>> [len(part) for part in cohort.split((0.67, 0.33))]
+        [2, 1]
+    """
+
+    def __init__(
+        self,
+        *,
+        x: Mapping[str, Any],
+        kinds: Mapping[str, str] | None = None,
+        observed: Any = None,
+        x_observed: Mapping[str, Any] | None = None,
+        y: Any = None,
+        task: str | None = None,
+        covariates: Any = None,
+        groups: Mapping[str, Any] | None = None,
+        truth: Any = None,
+    ) -> None:
+        """Check everything that is passed, once."""
+        read = read_modalities(x, kinds, observed, x_observed)
+        self.observed = torch.stack([m.observed for m in read.values()], dim=1)
+        n = len(self.observed)
+        self.x = {name: m.values for name, m in read.items()}
+        self.x_observed = {k: m.x_observed for k, m in read.items() if m.x_observed is not None}
+        labels, known_task, n_classes = _validate.labels(y, task, n)
+        self.y = None if labels is None else torch.from_numpy(labels)
+        self.schema = Schema(
+            names=tuple(read),
+            kinds={name: m.kind for name, m in read.items()},
+            sizes={name: m.size for name, m in read.items()},
+            features={name: m.features for name, m in read.items()},
+            task=known_task,
+            n_classes=n_classes,
+        )
+        self.covariates = _validate.table(covariates, "covariates", n)
+        self.groups = _validate.groups(groups, n)
+        self.truth = None if truth is None else _validate.table(truth, "truth", n)
+        # Two parts of one cohort share row numbers as patients; two cohorts only share ids.
+        self._source = uuid.uuid4().hex
+        self._ids_given = groups is not None and "patient" in groups
+        _warn_if_empty(self.observed)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.observed)
+
+    def __repr__(self) -> str:
+        """Show size, modalities and task."""
+        kinds = ", ".join(f"{name} ({kind})" for name, kind in self.schema.kinds.items())
+        return f"Cohort({len(self)} rows: {kinds}; {self.task or 'no labels'})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities, in the order of the columns of `observed`."""
+        return self.schema.names
+
+    @property
+    def task(self) -> Task | None:
+        """What the labels are."""
+        return self.schema.task
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.observed.device
+
+    @property
+    def pattern(self) -> np.ndarray:
+        """The observed modalities of each row, joined by "+"; "nothing" where there are none."""
+        return patterns(self.names, self.observed.cpu().numpy())
+
+    def select(
+        self, rows: Any = None, *, modalities: Sequence[str] | str | None = None
+    ) -> "Cohort":
+        """Take rows, by a boolean mask or by position, and modalities by name.
+
+        Raises:
+            ValueError: A mask of another length, a position outside, nothing left, an unknown name.
+        """
+        names = (modalities,) if isinstance(modalities, str) else modalities
+        names = self.names if names is None else tuple(names)
+        if not names:
+            raise ValueError(f"empty cohort: no modality is selected. Pass some of {self.names}")
+        for name in names:
+            if name not in self.names:
+                raise unknown(name, self.names, "modality")
+        part = self if rows is None else self._take(_validate.positions(rows, len(self)))
+        if names == self.names:
+            return part
+        columns = [self.names.index(name) for name in names]
+        chosen = part._with(
+            x={name: part.x[name] for name in names},
+            x_observed={name: part.x_observed[name] for name in names if name in part.x_observed},
+            observed=part.observed[:, columns],
+            schema=self.schema.only(names),
+        )
+        if part.observed.any(dim=1).all():
+            _warn_if_empty(chosen.observed)
+        return chosen
+
+    def split(
+        self, fractions: Sequence[float] = (0.7, 0.1, 0.2), *, by: str = "patient", seed: int = 0
+    ) -> tuple["Cohort", ...]:
+        """Cut at random into parts that keep every level of a group whole.
+
+        Raises:
+            ValueError: Fractions that do not sum to 1, a part without rows, an unknown group, or
+                one patient in two parts.
+        """
+        level = pd.factorize(self.groups[self._known(by)])[0]
+        return self._parts(random_parts(level, fractions, seed), len(fractions), by)
+
+    def leave_out(self, by: str, level: Any) -> tuple["Cohort", "Cohort"]:
+        """Cut into the rest and the rows of one level, in this order.
+
+        Raises:
+            ValueError: An unknown group or level, nobody left, or one patient in both parts.
+        """
+        levels = self.groups[self._known(by)]
+        held_out = np.asarray(levels == level)
+        if not held_out.any():
+            raise unknown(level, np.unique(levels), f"level of {by!r}")
+        rest, out = self._parts(held_out.astype(np.int64), 2, by)
+        return rest, out
+
+    def batches(self, size: int = 512, *, seed: int | None = None) -> Iterator[Batch]:
+        """Yield all rows in batches: in order, or shuffled by a seed."""
+        order = torch.arange(len(self))
+        if seed is not None:
+            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        for index in order.split(size):
+            yield Batch(index=index.to(self.device), **self._rows(index))
+
+    def to(self, device: str | torch.device) -> "Cohort":
+        """Copy the tensors to a device; tables and group labels stay where they are."""
+        return self._with(
+            x={name: value.to(device) for name, value in self.x.items()},
+            observed=self.observed.to(device),
+            x_observed={name: mask.to(device) for name, mask in self.x_observed.items()},
+            y=None if self.y is None else self.y.to(device),
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return vectors and categoricals as columns `modality.feature`, NaN where missing."""
+        columns = {}
+        for name, mask in self.x_observed.items():
+            values = self.x[name].to("cpu")
+            assert isinstance(values, Tensor)  # only dense modalities have a mask of features
+            holes = np.where(mask.cpu().numpy(), values.numpy(), np.nan)
+            for feature, column in zip(self.schema.features[name], holes.T, strict=True):
+                columns[f"{name}.{feature}"] = column
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(self)))
+
+    def summary(self, by: str | None = "site") -> pd.DataFrame:
+        """Describe each modality: kind, size, and the share of rows in which it is observed.
+
+        Where the group `by` exists, one column per level holds the share within that level. For a
+        binary task, `auroc_of_observed` is the AUROC of "is it observed?" as a score for y: away
+        from 0.5, whether somebody was examined tells the outcome before any value is read. It is
+        NaN where only one class is present. `size` counts the numbers of one entry.
+
+        Raises:
+            ValueError: An unknown group.
+        """
+        if by == "site" and by not in self.groups:
+            by = None
+        levels = None if by is None else self.groups[self._known(by)]
+        y = None if self.y is None or self.task != "binary" else self.y.cpu().numpy()
+        return summarise(self.schema, self.observed.cpu().numpy(), levels, y)
+
+    def _known(self, group: str) -> str:
+        if group not in self.groups:
+            raise unknown(group, self.groups, "group")
+        return group
+
+    def _parts(self, part_of: np.ndarray, n_parts: int, by: str) -> tuple["Cohort", ...]:
+        refuse_parts(part_of, n_parts, self.groups["patient"], by)
+        return tuple(
+            self._take(torch.from_numpy(np.flatnonzero(part_of == k))) for k in range(n_parts)
+        )
+
+    def _rows(self, index: Int64[Tensor, " k"]) -> dict[str, Any]:
+        """Slice what a batch holds; nothing is validated again."""
+        positions, index = index.numpy(), index.to(self.device)
+        return {
+            "x": {name: value[index] for name, value in self.x.items()},
+            "observed": self.observed[index],
+            "y": None if self.y is None else self.y[index],
+            "groups": {name: levels[positions] for name, levels in self.groups.items()},
+            "x_observed": {name: mask[index] for name, mask in self.x_observed.items()},
+        }
+
+    def _take(self, index: Int64[Tensor, " k"]) -> "Cohort":
+        positions = index.numpy()
+        return self._with(
+            **self._rows(index),
+            covariates=self.covariates.iloc[positions].reset_index(drop=True),
+            truth=None if self.truth is None else self.truth.iloc[positions].reset_index(drop=True),
+        )
+
+    def _with(self, **changed: Any) -> "Cohort":
+        part = object.__new__(Cohort)
+        part.__dict__.update(self.__dict__, **changed)
+        return part
+
+
+def check_disjoint(*cohorts: Cohort) -> None:
+    """Refuse cohorts that share a patient.
+
+    Row numbers that stand in for patients are compared only between parts of one cohort: between
+    two others they mean nothing.
+
+    Raises:
+        ValueError: A patient stands in two of the cohorts.
+
+    Example:
+        >>> cohort = Cohort(x={"labs": np.ones((4, 1))})
+        >>> check_disjoint(*cohort.split((0.5, 0.5)))
+        >>> check_disjoint(cohort, cohort.select([1]))
+        Traceback (most recent call last):
+        ValueError: cohorts 0 and 1 share 1 patients, first 1. ...
+    """
+    for (i, a), (j, b) in combinations(enumerate(cohorts), 2):
+        if a._source != b._source and not (a._ids_given and b._ids_given):
+            continue
+        shared = pd.Index(a.groups["patient"]).unique().intersection(pd.Index(b.groups["patient"]))
+        if len(shared):
+            raise ValueError(
+                f"cohorts {i} and {j} share {len(shared)} patients, first {shared[0]}. Cut them "
+                "with cohort.split(by='patient'), or make ids unique: f'{site}-{patient}'"
+            )
+
+
+def _warn_if_empty(observed: Bool[Tensor, "n m"]) -> None:
+    empty = int((~observed.any(dim=1)).sum())
+    if empty:
+        warnings.warn(
+            f"{empty} of {len(observed)} rows have nothing observed. They stay; to leave them out: "
+            "cohort.select(cohort.observed.any(dim=1))",
+            UserWarning,
+            stacklevel=3,
+        )
