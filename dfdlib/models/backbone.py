@@ -1,0 +1,65 @@
+"""What every backbone shares: the protocol, edge weights per layer, sums over all processes."""
+
+from typing import Protocol
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+#: What an edge's message is multiplied by: (n, M), (n, M, d), or a list with one of them per layer.
+EdgeWeight = Tensor | list[Tensor | None] | None
+
+
+class Backbone(Protocol):
+    """Any module with this `forward` is a backbone; a user's own works like those of the library.
+
+    Two methods are optional. `build(n_modalities)` is called once by the method that owns the
+    backbone. `fix_states(stream)` is called after training epochs for backbones whose states depend
+    on other patients (see `dfdlib.models.GRAPE.fix_states`).
+    """
+
+    d: int
+
+    def __call__(
+        self,
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        weight: EdgeWeight = None,
+    ) -> Float[Tensor, "n d"]:
+        """Embed each patient."""
+        ...
+
+
+def per_layer(weight: EdgeWeight, n_layers: int) -> list[Tensor | None]:
+    """Give each layer its edge weight in a form that multiplies a (n, M, d) message.
+
+    Args:
+        weight: None (no weight), one tensor for all layers, or a list with one entry per layer.
+        n_layers: number of layers.
+
+    Returns:
+        A list of n_layers entries, each None, (n, M, 1) or (n, M, d).
+
+    Raises:
+        ValueError: if a list does not have one entry per layer.
+
+    Example:
+        >>> [w if w is None else tuple(w.shape) for w in per_layer([torch.ones(4, 3), None], 2)]
+        [(4, 3, 1), None]
+    """
+    weights = list(weight) if isinstance(weight, list | tuple) else [weight] * n_layers
+    if len(weights) != n_layers:
+        raise ValueError(
+            f"weight is a list of {len(weights)} entries, but the backbone has {n_layers} layers. "
+            "Pass one entry per layer (None = 1), or one tensor for all layers."
+        )
+    return [w.unsqueeze(-1) if w is not None and w.ndim == 2 else w for w in weights]
+
+
+def batch_sum(total: Tensor) -> Tensor:
+    """Sum a tensor over all processes, with gradients; without several processes, the tensor itself."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return total
+    return torch.distributed.nn.functional.all_reduce(total)

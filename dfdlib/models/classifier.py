@@ -1,0 +1,186 @@
+"""The plain method: encoders, backbone and head, trained by empirical risk minimisation."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dfdlib.data import Batch, Cohort, Schema
+from dfdlib.models.encoders import make_encoders
+from dfdlib.models.heads import Linear
+
+
+class Classifier(nn.Module):
+    r"""Empirical risk minimisation (ERM): tokens, backbone, head, cross-entropy.
+
+    .. math::
+        \mathcal{L} = -\frac{1}{n} \sum_i \log p(y_i \mid x_i)
+
+    over the patients whose label is known. For a binary or multi-label task p is the sigmoid of one
+    logit per label, for several classes the softmax.
+
+    Args:
+        backbone: any module with `forward(tokens, observed, weight=None) -> (n, d)` and attribute `d`.
+        schema: `cohort.schema` of the data that the model is for.
+        encoders: modules that replace the default encoder of the modalities named.
+        head: a head (see `dfdlib.models.heads.Linear`, the default).
+        flags: whether encoders are told which features were observed.
+        dropout: dropout rate in the default encoders.
+
+    Raises:
+        ValueError: if the schema has no task, or the backbone no `d`.
+
+    Example:
+        >>> from dfdlib.models import GRAPE
+        >>> cohort = Cohort(x={"labs": torch.randn(6, 4)}, y=[0, 1, 0, 1, 0, 1])
+        >>> model = Classifier(backbone=GRAPE(d=8), schema=cohort.schema)
+        >>> model.prepare(cohort)
+        >>> sorted(model.loss(next(cohort.batches(6))))
+        ['cross_entropy', 'total']
+    """
+
+    #: What `Stage` may set for a part of the training.
+    stage_options: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        schema: Schema,
+        encoders: Mapping[str, nn.Module] | None = None,
+        head: nn.Module | None = None,
+        flags: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if schema.task is None:
+            raise ValueError(
+                "the schema has no task, since the cohort has no labels. Pass y= when you make the "
+                "Cohort that the schema is taken from."
+            )
+        if not isinstance(getattr(backbone, "d", None), int):
+            raise ValueError(
+                f"{type(backbone).__name__} has no integer attribute d, the width of its embedding. "
+                "Set self.d in its __init__."
+            )
+        self.schema, self.flags, self.dropout = schema, flags, dropout
+        self.backbone = backbone
+        self.encoders = make_encoders(
+            schema, d=backbone.d, flags=flags, dropout=dropout, encoders=encoders
+        )
+        self.head = Linear() if head is None else head
+        _call(self.backbone, "build", len(schema.names))
+        _call(self.head, "build", d=backbone.d, n_outputs=schema.n_outputs)
+        self.register_buffer("prepared", torch.tensor(False))
+
+    def prepare(self, train: Cohort) -> None:
+        """Fit scalers, vocabularies and what the head wants to know on the training part."""
+        for name, encoder in self.encoders.items():
+            flags = train.x_observed.get(name)
+            _call(encoder, "fit", train.x[name], flags)
+        _call(self.head, "prepare", train)
+        self.prepared.fill_(True)
+
+    def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Let the backbone fix what depends on other patients, over the training part."""
+
+        def stream() -> Iterable[tuple[Tensor, Tensor, None]]:
+            for batch in batches():
+                yield *self.tokens(batch), None
+
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            _call(self.backbone, "fix_states", stream)
+        self.train(training)
+
+    def tokens(self, batch: Batch) -> tuple[Float[Tensor, "n m d"], Bool[Tensor, "n m"]]:
+        """Encode a batch: tokens, and which of them were observed, in the order of the schema.
+
+        A modality that the batch does not have at all counts as missing for all its patients.
+        """
+        column = {name: j for j, name in enumerate(batch.x)}
+        unknown = [name for name in column if name not in self.encoders]
+        if unknown:
+            raise ValueError(
+                f"the model does not know the modality {unknown[0]!r}; it was made for "
+                f"{', '.join(self.schema.names)}. Leave it out: cohort.select(modalities=[...])."
+            )
+        n, device = batch.observed.shape[0], batch.observed.device
+        tokens, observed = [], []
+        for name, encoder in self.encoders.items():
+            if name in column:
+                self._check_features(name, batch.x[name])
+                token = encoder(batch.x[name], batch.x_observed.get(name))
+                there = batch.observed[:, column[name]]
+            else:
+                token = torch.zeros(n, self.backbone.d, device=device)
+                there = torch.zeros(n, dtype=torch.bool, device=device)
+            tokens.append(token)
+            observed.append(there)
+        return torch.stack(tokens, dim=1), torch.stack(observed, dim=1)
+
+    def _check_features(self, name: str, values: Any) -> None:
+        kind = self.schema.kinds[name]
+        if kind not in ("vector", "categorical"):
+            return
+        features = self.schema.features[name]
+        if values.shape[1] != len(features):
+            raise ValueError(
+                f"{name!r} has {values.shape[1]} features here, but the model was made for "
+                f"{len(features)}: {', '.join(features)}. Pass these columns, in this order."
+            )
+        if values.is_floating_point() != (kind == "vector"):
+            raise ValueError(
+                f"{name!r} holds {values.dtype} here, but the model was made for kind {kind!r}. "
+                f"Pass kinds={{{name!r}: {kind!r}}} to Cohort."
+            )
+
+    def embed(self, batch: Batch) -> Float[Tensor, "n d"]:
+        """Embed each patient of a batch."""
+        tokens, observed = self.tokens(batch)
+        return self.backbone(tokens, observed)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean cross-entropy over the labels that are known; `total` is what is minimised."""
+        tokens, observed = self.tokens(batch)
+        logits = self.head(self.backbone(tokens, observed), observed)
+        cross_entropy = _cross_entropy(logits, batch.y, task=self.schema.task)
+        return {"total": cross_entropy, "cross_entropy": cross_entropy}
+
+    @torch.no_grad()
+    def predict_proba(self, batch: Batch) -> Float[Tensor, "n k"]:
+        """Probability of each class (of each label, if multi-label) for each patient of a batch."""
+        if not self.prepared:
+            raise RuntimeError(
+                "this model is not fitted: its scalers know no data. Call fit(model, train), or "
+                "model.prepare(train) for the probabilities of the untrained network."
+            )
+        tokens, observed = self.tokens(batch)
+        logits = self.head(self.backbone(tokens, observed), observed).float()
+        if self.schema.task == "multiclass":
+            return logits.softmax(dim=1)
+        p = logits.sigmoid()
+        return p if self.schema.task == "multilabel" else torch.cat([1 - p, p], dim=1)
+
+
+def _cross_entropy(logits: Tensor, y: Tensor, *, task: str) -> Tensor:
+    """Mean over known labels; zero (with a gradient of zero) where none is known."""
+    known = ~y.isnan()
+    n = known.sum().clamp(min=1)
+    if task == "multiclass":
+        each = nn.functional.cross_entropy(logits, y.nan_to_num().long(), reduction="none")
+    else:
+        target = y.nan_to_num().reshape(logits.shape)
+        each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        known = known.reshape(logits.shape)
+    return (each * known).sum() / n
+
+
+def _call(module: nn.Module, method: str, *args: object, **kwargs: object) -> None:
+    """Call a method of a protocol's optional part where the module has it."""
+    function = getattr(module, method, None)
+    if function is not None:
+        function(*args, **kwargs)

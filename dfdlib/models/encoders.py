@@ -1,0 +1,193 @@
+"""Encoders: one raw modality in, one token per patient out.
+
+An encoder is any module with `forward(values, flags) -> (n, d)`; `flags` says which features were
+observed (None where the modality's kind has no feature mask). If it has a `fit(values, flags)`, `fit`
+calls it once with the training part: that is where scalers and vocabularies come from.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from dfdlib.data import Schema
+
+
+class VectorEncoder(nn.Module):
+    r"""Standardise numbers with the training part's moments, then a two-layer perceptron.
+
+    .. math::
+        \mathrm{token} = W_2 \, \mathrm{ReLU}\bigl(W_1 [\, f \odot (x - \mu) / \sigma ; f \,]\bigr)
+
+    with :math:`f` the flags of what was observed: a missing value enters as zero, which is the
+    training mean, and the flag says that it was missing. :math:`\mu, \sigma` are taken over the
+    observed values of the training part; a constant feature has :math:`\sigma = 1`.
+
+    Args:
+        n_features: number of features.
+        d: width of the token.
+        flags: whether the flags are given to the network. Zeros alone still tell a network much.
+        dropout: dropout rate on the hidden layer.
+
+    Shapes:
+        values (n, n_features), flags (n, n_features) -> (n, d)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, *, n_features: int, d: int, flags: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.n_features, self.d, self.flags, self.dropout = n_features, d, flags, dropout
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("std", torch.ones(n_features))
+        self.net = nn.Sequential(
+            nn.Linear(n_features * (2 if flags else 1), d),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(d, d),
+        )
+
+    def fit(self, values: Float[Tensor, "n k"], flags: Bool[Tensor, "n k"]) -> None:
+        """Take mean and standard deviation of the observed values."""
+        wide, flag = values.double(), flags.double()
+        n = flag.sum(0).clamp(min=1)
+        mean = (wide * flag).sum(0) / n
+        std = (((wide - mean) * flag).square().sum(0) / n).sqrt()
+        # a constant feature has a standard deviation of rounding errors, not of zero
+        constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+
+    def forward(
+        self, values: Float[Tensor, "n k"], flags: Bool[Tensor, "n k"]
+    ) -> Float[Tensor, "n d"]:
+        observed = flags.to(values.dtype)
+        x = (values - self.mean) / self.std * observed
+        return self.net(torch.cat([x, observed], dim=1) if self.flags else x)
+
+
+class CategoricalEncoder(nn.Module):
+    """Embed each categorical column, add the embeddings up, then a linear layer.
+
+    The vocabulary of a column is what the training part holds. A missing entry and one that training
+    never saw have rows of their own in the embedding table; the row for "never saw" stays at zero.
+
+    Args:
+        n_features: number of columns.
+        d: width of the token.
+        flags: whether a missing entry has a learned row (True) or a row of zeros (False).
+        dropout: dropout rate on the sum of embeddings.
+
+    Shapes:
+        values (n, n_features) of integers, flags (n, n_features) -> (n, d)
+    """
+
+    vocabulary: Tensor
+    start: Tensor
+
+    def __init__(
+        self, *, n_features: int, d: int, flags: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.n_features, self.d, self.flags, self.dropout = n_features, d, flags, dropout
+        self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("start", torch.zeros(n_features + 1, dtype=torch.long))
+        # rows 0 .. k-1: missing, one per column; k: never seen; then the vocabularies
+        self.embedding = nn.Embedding(n_features + 1, d, padding_idx=n_features)
+        self.net = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, d))
+
+    def fit(self, values: Int[Tensor, "n k"], flags: Bool[Tensor, "n k"]) -> None:
+        """Collect the vocabulary of each column and make the embedding table of its size."""
+        words = [v[f].unique() for v, f in zip(values.T, flags.T, strict=True)]
+        sizes = torch.tensor([0, *(len(w) for w in words)], device=values.device)
+        self._resize(int(sizes.sum()))
+        self.vocabulary.copy_(torch.cat(words))
+        self.start.copy_(sizes.cumsum(0))
+
+    def _resize(self, n_words: int) -> None:
+        self.vocabulary = self.vocabulary.new_zeros(n_words)
+        weight = self.embedding.weight
+        self.embedding = nn.Embedding(
+            self.n_features + 1 + n_words, self.d, padding_idx=self.n_features, device=weight.device
+        )
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self._resize(len(state[prefix + "vocabulary"]))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    def forward(
+        self, values: Int[Tensor, "n k"], flags: Bool[Tensor, "n k"]
+    ) -> Float[Tensor, "n d"]:
+        unseen = self.n_features
+        token = self.embedding.weight.new_zeros(len(values), self.d)
+        for k in range(self.n_features):
+            begin, end = int(self.start[k]), int(self.start[k + 1])
+            words = self.vocabulary[begin:end]
+            place = torch.searchsorted(words, values[:, k].contiguous())
+            known = torch.zeros_like(flags[:, k])
+            if len(words):
+                place = place.clamp(max=len(words) - 1)
+                known = words[place] == values[:, k]
+            row = torch.where(known, place + begin + unseen + 1, torch.full_like(place, unseen))
+            missing = torch.full_like(place, k if self.flags else unseen)
+            token = token + self.embedding(torch.where(flags[:, k], row, missing))
+        return self.net(token)
+
+
+_ENCODERS = {"vector": VectorEncoder, "categorical": CategoricalEncoder}
+
+
+def make_encoders(
+    schema: Schema,
+    *,
+    d: int,
+    flags: bool = True,
+    dropout: float = 0.0,
+    encoders: Mapping[str, nn.Module] | None = None,
+) -> nn.ModuleDict:
+    """Make one encoder per modality: the one that fits its kind, or the one that is passed in.
+
+    Args:
+        schema: names, kinds and sizes of the modalities.
+        d: width of the tokens.
+        flags: passed on to the encoders.
+        dropout: passed on to the encoders.
+        encoders: modules to use for the modalities named.
+
+    Raises:
+        ValueError: if `encoders` names an unknown modality, or a kind has no encoder of its own.
+
+    Example:
+        >>> from dfdlib.data import Cohort
+        >>> cohort = Cohort(x={"ecg": torch.randn(3, 2), "labs": torch.randn(3, 4)})
+        >>> list(make_encoders(cohort.schema, d=8))
+        ['ecg', 'labs']
+    """
+    given = dict(encoders or {})
+    unknown = sorted(set(given) - set(schema.names))
+    if unknown:
+        raise ValueError(
+            f"encoders names {', '.join(map(repr, unknown))}, which is no modality of the schema. "
+            f"The modalities are: {', '.join(schema.names)}."
+        )
+    made = nn.ModuleDict()
+    for name in schema.names:
+        kind = schema.kinds[name]
+        if name in given:
+            made[name] = given[name]
+        elif kind in _ENCODERS:
+            made[name] = _ENCODERS[kind](
+                n_features=schema.sizes[name][0], d=d, flags=flags, dropout=dropout
+            )
+        else:
+            raise ValueError(
+                f"there is no encoder yet for {name!r}, which is of kind {kind!r} "
+                f"(there are: {', '.join(_ENCODERS)}). Pass encoders={{{name!r}: module}}, a module "
+                "with forward(values, flags) -> (n, d)."
+            )
+    return made

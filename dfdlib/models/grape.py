@@ -1,0 +1,165 @@
+"""GRAPE on the dense patient x modality grid."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dfdlib.models.backbone import EdgeWeight, batch_sum, per_layer
+
+
+class _LayerState(NamedTuple):
+    """What one layer leaves behind: patients' states, and what they sent to the modalities."""
+
+    patient: Tensor  # (n, d)
+    message_sum: Tensor  # (M, d), summed over patients; empty after the last layer
+    message_count: Tensor  # (M, 1)
+
+
+class GRAPE(nn.Module):
+    r"""Message passing between patients and modalities, written as operations on a grid.
+
+    Source: You et al. 2020 (GRAPE, arXiv 2010.16418), in the patient-modality form of MUSE (Wu et
+    al. 2024). Every patient :math:`i` starts from a vector of ones, every modality :math:`j` from a
+    learned vector; :math:`e_{ij}` starts as the token. In each of L layers
+
+    .. math::
+        m_{j \to i} = \mathrm{ReLU}(W [h_j ; e_{ij}]), \quad
+        h_i' = \mathrm{ReLU}\Bigl(Q \Bigl[\tfrac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} m_{j \to i} ; h_i\Bigr]\Bigr),
+        \quad e_{ij}' = \mathrm{ReLU}(U [h_i' ; h_j' ; e_{ij}])
+
+    and the same W and Q carry messages from patients to modalities. Because every edge is a cell of a
+    grid, nothing is gathered or scattered, :math:`W_e e_{ij}` is shared by both directions, and after
+    the last layer only patients are computed (`dfdlib.graph.EdgeListGRAPE` is the edge-list twin).
+
+    A modality's state is a mean over patients. Training takes the patients of the batch (of all
+    processes); in evaluation the states are those that `fix_states` computed on the training part, so
+    that a patient's embedding does not depend on who else is in the batch.
+
+    Args:
+        d: width of tokens, states and embedding.
+        n_layers: number of layers L.
+        dropout: share of the entries of patient states set to zero after each layer in training.
+        n_modalities: number of modalities M; None takes it from the first input.
+
+    Shapes:
+        tokens (n, M, d), observed (n, M), weight (n, M) or (n, M, d) or a list with one of these (or
+        None = 1) per layer -> embedding (n, d)
+
+    Example:
+        >>> backbone = GRAPE(d=8)
+        >>> backbone(torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)).shape
+        torch.Size([4, 8])
+    """
+
+    modality_states: Tensor
+
+    def __init__(
+        self, *, d: int, n_layers: int = 2, dropout: float = 0.0, n_modalities: int | None = None
+    ) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise ValueError(f"GRAPE needs n_layers >= 1, got n_layers={n_layers}.")
+        self.d, self.n_layers, self.dropout = d, n_layers, dropout
+        self.n_modalities: int | None = None
+        # DIFF: GRAPE's code scales every state to unit length; left out, as in MUSE.
+        self.w = nn.ModuleList(nn.Linear(2 * d, d) for _ in range(n_layers))
+        self.q = nn.ModuleList(nn.Linear(2 * d, d) for _ in range(n_layers))
+        self.u = nn.ModuleList(nn.Linear(3 * d, d) for _ in range(n_layers - 1))
+        if n_modalities is not None:
+            self.build(n_modalities)
+
+    def build(self, n_modalities: int) -> None:
+        """Make the parameters whose size is the number of modalities; `Classifier` calls it."""
+        if self.n_modalities not in (None, n_modalities):
+            raise ValueError(
+                f"this GRAPE was built for {self.n_modalities} modalities and got {n_modalities}. "
+                f"Make a new one: GRAPE(d={self.d})."
+            )
+        if self.n_modalities is None:
+            self.n_modalities = n_modalities
+            like = self.w[0].weight
+            self.modality_init = nn.Parameter(like.new_empty(n_modalities, self.d))
+            self.register_buffer(
+                "modality_states", like.new_zeros(self.n_layers - 1, n_modalities, self.d)
+            )
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the modalities' initial states anew (the linear maps have a method of their own)."""
+        if self.n_modalities is not None:
+            nn.init.normal_(self.modality_init, std=self.d**-0.5)
+            self.modality_states.zero_()
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        weight: EdgeWeight = None,
+    ) -> Float[Tensor, "n d"]:
+        """Embed each patient from the tokens that were observed; see the class."""
+        self.build(tokens.shape[1])
+        for state in self._layers(tokens, observed, weight):
+            pass
+        return state.patient
+
+    @torch.no_grad()
+    def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor, EdgeWeight]]]) -> None:
+        """Fix the modality states of each inner layer as their mean over all patients of `stream`.
+
+        Args:
+            stream: gives (tokens, observed, weight) batch by batch, and is called once per inner
+                layer, since a layer's states need those of the layer below. Exact for any batching.
+        """
+        for layer in range(self.n_layers - 1):
+            total, count = 0.0, 0.0
+            for tokens, observed, weight in stream():
+                self.build(tokens.shape[1])
+                for _, state in zip(
+                    range(layer + 1), self._layers(tokens, observed, weight), strict=False
+                ):
+                    pass
+                total = total + state.message_sum.double()
+                count = count + state.message_count.double()
+            below = self.modality_init if layer == 0 else self.modality_states[layer - 1]
+            mean = (total / count.clamp(min=1)).to(below.dtype)
+            self.modality_states[layer] = self._update(layer, mean, below)
+
+    def _update(self, layer: int, mean: Tensor, h: Tensor) -> Tensor:
+        """ReLU(Q [mean ; h]), with Q h computed once where all rows of h are the same."""
+        q_mean, q_h = self.q[layer].weight.split(self.d, dim=1)
+        return torch.relu(mean @ q_mean.T + (h @ q_h.T + self.q[layer].bias))
+
+    def _layers(
+        self, tokens: Tensor, observed: Tensor, weight: EdgeWeight
+    ) -> Iterator["_LayerState"]:
+        """Run the layers one by one; the states after each."""
+        cell = observed.unsqueeze(-1).to(tokens.dtype)
+        degree = cell.sum(1).clamp(min=1)
+        count = observed.sum(0).unsqueeze(-1).to(tokens.dtype)
+        patient = tokens.new_ones(1, self.d)  # one row: every patient starts alike
+        modality, edge = self.modality_init, tokens
+        for layer, scale in enumerate(per_layer(weight, self.n_layers)):
+            w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
+            sent = cell if scale is None else cell * scale
+            from_edge = edge @ w_edge.T + self.w[layer].bias
+            to_patient = (torch.relu(from_edge + modality @ w_node.T) * sent).sum(1) / degree
+            if layer == self.n_layers - 1:
+                patient = self._update(layer, to_patient, patient)
+                yield _LayerState(patient, tokens.new_empty(0, self.d), count)
+                return
+            message = torch.relu(from_edge + (patient @ w_node.T).unsqueeze(1)) * sent
+            message_sum = message.sum(0)
+            if self.training:
+                total, n = batch_sum(message_sum), batch_sum(count)
+                modality = self._update(layer, total / n.clamp(min=1), modality)
+            else:
+                modality = self.modality_states[layer]
+            patient = self._update(layer, to_patient, patient)
+            patient = nn.functional.dropout(patient, self.dropout, self.training)
+            yield _LayerState(patient, message_sum, count)
+            u_patient, u_modality, u_edge = self.u[layer].weight.split(self.d, dim=1)
+            from_nodes = (patient @ u_patient.T).unsqueeze(1) + modality @ u_modality.T
+            edge = torch.relu(edge @ u_edge.T + from_nodes + self.u[layer].bias)
