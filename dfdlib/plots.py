@@ -1,0 +1,279 @@
+"""Figures from DataFrames, in one style: a colour means the same method all through the book.
+
+Every function takes a table and `ax=None`, draws, and returns the axes. The functions know no
+model and no tensor. Colours are told apart with every common kind of colour blindness
+(Okabe and Ito's palette, by way of Wong, Nature Methods 8, 441, 2011), and each method has a
+marker of its own for a page printed in grey.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.lines import Line2D
+
+METHODS: dict[str, tuple[str, str]] = {
+    "Logistic regression": ("#6e6e6e", "s"),
+    "Gradient boosting": ("#000000", "D"),
+    "ERM": ("#56b4e9", "o"),
+    "GRAPE": ("#0072b2", "o"),
+    "Transformer": ("#d55e00", "^"),
+    "MUSE": ("#009e73", "v"),
+    "DFD": ("#cc79a7", "P"),
+    "Deconfounder": ("#e69f00", "X"),
+}
+"""Colour and marker of each method."""
+
+_UNNAMED = ("#332288", "#117733", "#882255", "#999933", "#44aa99", "#aa4499")
+_OBSERVED, _MISSING = "#0072b2", "#d55e00"
+_SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bfe0f5", "#4ba3da"])
+
+
+def colour(method: str) -> str:
+    """Colour of a method; one that the book does not know gets a fixed one of its own.
+
+    >>> colour("GRAPE"), colour("my method") == colour("my method")
+    ('#0072b2', True)
+    """
+    if method in METHODS:
+        return METHODS[method][0]
+    return _UNNAMED[zlib.crc32(method.encode()) % len(_UNNAMED)]
+
+
+def marker(method: str) -> str:
+    """Marker of a method."""
+    return METHODS[method][1] if method in METHODS else "h"
+
+
+def style() -> None:
+    """Set the style of the book for the rest of the session: a chapter calls it once."""
+    plt.rcParams.update(_STYLE)
+
+
+_STYLE: dict[Any, Any] = {
+    "figure.figsize": (7.2, 3.6),
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 110,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6.5,
+}
+
+
+def interval_plot(
+    frame: pd.DataFrame,
+    *,
+    group: str = "level",
+    method: str = "method",
+    value: str = "value",
+    low: str = "low",
+    high: str = "high",
+    note: str = "note",
+    xlabel: str,
+    ylabel: str = "",
+    interval: str = "95 % interval by patient",
+    reference: float | None = None,
+    reference_label: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a dot and an interval for each group and method.
+
+    Args:
+        frame: one row per group and method; groups and methods keep their order of appearance.
+            A row whose value is NaN is drawn as its note, if the frame has such a column.
+        group: column on the vertical axis.
+        method: column that picks colour and marker.
+        value: column of the dot.
+        low: column where the interval starts.
+        high: column where it ends.
+        note: column that says why there is no value.
+        xlabel: what the value is, with its unit.
+        ylabel: what the groups are.
+        interval: what the error bars are; it stands under the axis.
+        reference: where to draw a dashed line, for example at chance.
+        reference_label: what that line is.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        ValueError: a column is not there, or a group and method come twice.
+    """
+    needed = (group, method, value, low, high)
+    _require(frame, needed)
+    twice = frame.duplicated([group, method])
+    if twice.any():
+        first = frame.loc[twice, [group, method]].iloc[0].tolist()
+        raise ValueError(f"{first} stands in the frame twice. Pick one metric and one run first.")
+    groups, methods = frame[group].unique().tolist(), frame[method].unique().tolist()
+    if ax is None:
+        height = 1.3 + len(groups) * (0.25 + 0.17 * len(methods))
+        _, ax = plt.subplots(figsize=(plt.rcParams["figure.figsize"][0], height))
+    offsets = np.linspace(-0.3, 0.3, len(methods)) if len(methods) > 1 else [0.0]
+    place = {name: row for row, name in enumerate(groups)}
+    if reference is not None:
+        ax.axvline(reference, color="#888888", linestyle="--", linewidth=1, zorder=0)
+        ax.annotate(
+            reference_label, (reference, 1), xycoords=("data", "axes fraction"), fontsize="small",
+            xytext=(3, 2), textcoords="offset points", color="#666666",
+        )  # fmt: skip
+    for name, offset in zip(methods, offsets, strict=True):
+        for _, row in frame[frame[method] == name].iterrows():
+            y = place[row[group]] + offset
+            if pd.isna(row[value]):
+                ax.annotate(
+                    str(row.get(note, "not computed")), (0.01, y), color=colour(name),
+                    xycoords=("axes fraction", "data"), va="center", fontsize="small",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )  # fmt: skip
+                continue
+            ax.hlines(y, row[low], row[high], color=colour(name))
+            ax.plot(row[value], y, marker=marker(name), color=colour(name), linestyle="none")
+    ax.set_yticks(range(len(groups)), [str(name) for name in groups])
+    ax.set_ylim(len(groups) - 0.5, -0.5)
+    ax.grid(axis="x")
+    ax.set_xlabel(f"{xlabel}\n(dot: estimate; bar: {interval})")
+    ax.set_ylabel(ylabel)
+    if len(methods) > 1:
+        _legend(ax, methods)
+    return ax
+
+
+def missingness_plot(
+    frame: pd.DataFrame,
+    *,
+    xlabel: str = "hospital",
+    ylabel: str = "modality",
+    label: str = "patients with an observation (%)",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how often each modality is observed at each site, with the numbers.
+
+    Args:
+        frame: shares between 0 and 1; a row per modality, a column per site.
+        xlabel: what the columns are.
+        ylabel: what the rows are.
+        label: what the numbers are.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        ValueError: a share lies outside 0 to 1.
+    """
+    shares = frame.to_numpy(dtype=float)
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(
+            f"shares run from {np.nanmin(shares):g} to {np.nanmax(shares):g}, "
+            f"with {np.isnan(shares).sum()} NaN. Pass shares between 0 and 1, not percent."
+        )
+    if ax is None:
+        size = (plt.rcParams["figure.figsize"][0], 1.4 + 0.42 * len(frame))
+        _, ax = plt.subplots(figsize=size)
+    image = ax.imshow(100 * shares, cmap=_SHARE, vmin=0, vmax=100, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        ax.text(column, row, _percent(share), ha="center", va="center")
+    ax.set_xticks(range(frame.shape[1]), [str(name) for name in frame.columns])
+    ax.set_yticks(range(frame.shape[0]), [str(name) for name in frame.index])
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    for edge in range(1, len(frame)):
+        ax.axhline(edge - 0.5, color="white", linewidth=2)
+    for edge in range(1, frame.shape[1]):
+        ax.axvline(edge - 0.5, color="white", linewidth=2)
+    ax.figure.colorbar(image, ax=ax, label=label)
+    return ax
+
+
+def bipartite_plot(
+    observed: pd.DataFrame,
+    *,
+    show_missing: bool = True,
+    patients: str = "patients",
+    modalities: str = "modalities",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the patient–modality graph: an edge where the modality is observed.
+
+    Args:
+        observed: boolean; a row per patient, a column per modality.
+        show_missing: draw an absent edge as a faint dashed line.
+        patients: heading of the left side.
+        modalities: heading of the right side.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        TypeError: the frame is not boolean.
+    """
+    if set(observed.dtypes.map(str)) != {"bool"}:
+        raise TypeError(
+            f"the mask has columns of {sorted(set(observed.dtypes.map(str)))}. "
+            "Pass booleans: observed.astype(bool)."
+        )
+    if ax is None:
+        size = (plt.rcParams["figure.figsize"][0], 1.2 + 0.42 * max(observed.shape))
+        _, ax = plt.subplots(figsize=size)
+    left, right = (np.linspace(1, 0, count + 2)[1:-1] for count in observed.shape)
+    for (i, j), there in np.ndenumerate(observed.to_numpy()):
+        if there:
+            ax.plot([0, 1], [left[i], right[j]], color=_OBSERVED, linewidth=1.5, zorder=1)
+        elif show_missing:
+            ax.plot(
+                [0, 1], [left[i], right[j]], color=_MISSING, linewidth=1, linestyle=(0, (1, 4)),
+                zorder=0,
+            )  # fmt: skip
+    ax.scatter(np.zeros(len(left)), left, s=170, color=_OBSERVED, zorder=2)
+    ax.scatter(np.ones(len(right)), right, s=170, color="#009e73", marker="s", zorder=2)
+    for y, name in zip(left, observed.index, strict=True):
+        ax.text(-0.05, y, str(name), ha="right", va="center")
+    for y, name in zip(right, observed.columns, strict=True):
+        ax.text(1.05, y, str(name), ha="left", va="center")
+    for x, side, name in ((-0.05, "right", patients), (1.05, "left", modalities)):
+        ax.text(x, 1, name, ha=side, va="center", fontweight="bold")
+    handles = [Line2D([], [], color=_OBSERVED, label="observed")]
+    if show_missing:
+        handles.append(Line2D([], [], color=_MISSING, linestyle=(0, (1, 4)), label="missing"))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2)
+    ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.06))
+    ax.axis("off")
+    return ax
+
+
+def _legend(ax: Axes, methods: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=colour(name), marker=marker(name), label=name) for name in methods
+    ]
+    columns = math.ceil(len(methods) / math.ceil(len(methods) / 3))
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns)
+
+
+def _percent(share: float) -> str:
+    """Write a share in percent, never rounding a few patients to none or to all."""
+    if 0 < share < 0.005:
+        return "<1"
+    if 0.995 < share < 1:
+        return ">99"
+    return f"{100 * share:.0f}"
+
+
+def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        raise ValueError(
+            f"the frame has no column {missing[0]!r}, only {', '.join(map(str, frame.columns))}. "
+            "Name the columns, for example interval_plot(frame, group='site', ...)."
+        )

@@ -1,0 +1,177 @@
+"""Figures: what is drawn where, in which colour, and whether the colours can be told apart."""
+
+from itertools import combinations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from dfdlib import plots
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _own_style():
+    with plt.rc_context():
+        plots.style()
+        yield
+        plt.close("all")
+
+
+@pytest.fixture
+def scores():
+    return pd.DataFrame(
+        {
+            "level": ["va", "va", "cleveland", "cleveland"],
+            "method": ["GRAPE", "Logistic regression"] * 2,
+            "value": [0.7, 0.8, 0.9, np.nan],
+            "low": [0.6, 0.75, 0.85, np.nan],
+            "high": [0.8, 0.85, 0.95, np.nan],
+            "note": ["", "", "", "only 8 patients"],
+        }
+    )
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1: linear RGB as seen without one kind of cone.
+SEEN = {
+    "normal": np.eye(3),
+    "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritan": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def _lab(hex_colour, seen):
+    """CIE L*a*b* of a colour as seen, white point D65."""
+    rgb = np.array(to_rgb(hex_colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(seen) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ linear / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_methods_can_be_told_apart(kind):
+    for one, other in combinations(plots.METHODS, 2):
+        lab = [_lab(plots.colour(name), SEEN[kind]) for name in (one, other)]
+        distance = np.linalg.norm(lab[0] - lab[1])
+        # Below about 10 two patches are hard to tell apart; then at least the markers must differ.
+        assert distance > 10, (one, other)
+        assert plots.marker(one) != plots.marker(other) or distance > 20, (one, other)
+
+
+def test_colours_do_not_depend_on_company():
+    assert plots.colour("GRAPE") == "#0072b2"
+    assert plots.colour("something new") == plots.colour("something new")
+    assert plots.colour("something new") not in [colour for colour, _ in plots.METHODS.values()]
+
+
+def test_interval_plot_draws_every_row(scores):
+    ax = plots.interval_plot(
+        scores, xlabel="AUROC", ylabel="hospital", reference=0.5, reference_label="chance"
+    )
+    dots = {
+        (line.get_xdata()[0], line.get_color()) for line in ax.lines if line.get_marker() != "None"
+    }
+    assert dots == {
+        (0.7, plots.colour("GRAPE")), (0.9, plots.colour("GRAPE")),
+        (0.8, plots.colour("Logistic regression")),
+    }  # fmt: skip
+    bars = sorted(tuple(c.get_segments()[0][:, 0]) for c in ax.collections)
+    assert bars == [(0.6, 0.8), (0.75, 0.85), (0.85, 0.95)]
+    texts = [text.get_text() for text in ax.texts]
+    assert "only 8 patients" in texts
+    assert "chance" in texts
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["va", "cleveland"]
+    assert "95 % interval by patient" in ax.get_xlabel()
+    assert ax.get_ylabel() == "hospital"
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == ["GRAPE", "Logistic regression"]
+
+
+def test_interval_plot_puts_first_group_on_top_and_methods_apart(scores):
+    ax = plots.interval_plot(scores, xlabel="AUROC")
+    heights = {c.get_segments()[0][0, 0]: c.get_segments()[0][0, 1] for c in ax.collections}
+    assert ax.yaxis_inverted()
+    assert heights[0.6] < heights[0.75] < heights[0.85]  # va GRAPE, va logistic, cleveland GRAPE
+    assert heights[0.6] < 0 < heights[0.75]  # both around row 0
+
+
+def test_interval_plot_draws_on_given_axes_without_legend_for_one_method(scores):
+    _, ax = plt.subplots()
+    one = scores[scores["method"] == "GRAPE"]
+    assert plots.interval_plot(one, xlabel="AUROC", ax=ax) is ax
+    assert ax.get_legend() is None
+
+
+def test_interval_plot_refuses_a_missing_column(scores):
+    with pytest.raises(ValueError, match=r"no column 'level'.*group='site'"):
+        plots.interval_plot(scores.rename(columns={"level": "site"}), xlabel="AUROC")
+
+
+def test_interval_plot_refuses_two_values_for_one_dot(scores):
+    with pytest.raises(ValueError, match=r"\['va', 'GRAPE'\] stands in the frame twice"):
+        plots.interval_plot(pd.concat([scores, scores.head(1)]), xlabel="AUROC")
+
+
+def test_missingness_plot_prints_percentages_that_never_round_to_all_or_none():
+    shares = pd.DataFrame(
+        [[1.0, 0.001, 0.0], [0.999, 0.5, 0.015]], ["scan", "labs"], ["a", "b", "c"]
+    )
+    ax = plots.missingness_plot(shares)
+    texts = {
+        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts
+    }
+    assert [texts[0, j] for j in range(3)] == ["100", "<1", "0"]
+    assert [texts[1, j] for j in range(3)] == [">99", "50", "2"]
+    np.testing.assert_allclose(ax.images[0].get_array(), 100 * shares)
+    assert ax.get_xlabel() == "hospital"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["scan", "labs"]
+
+
+def test_missingness_plot_numbers_are_legible_on_their_cells():
+    def luminance(rgb):
+        rgb = np.array(rgb[:3])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    shares = pd.DataFrame([np.linspace(0, 1, 21)])
+    ax = plots.missingness_plot(shares)
+    for text in ax.texts:
+        cell = luminance(ax.images[0].cmap(shares.iloc[0, int(text.get_position()[0])]))
+        ink = luminance(to_rgb(text.get_color()))
+        light, dark = max(cell, ink), min(cell, ink)
+        assert (light + 0.05) / (dark + 0.05) > 4.5  # WCAG AA
+
+
+@pytest.mark.parametrize(("share", "said"), [(55.0, "0.5 to 55"), (np.nan, "1 NaN")])
+def test_missingness_plot_refuses_what_is_no_share(share, said):
+    with pytest.raises(ValueError, match=said):
+        plots.missingness_plot(pd.DataFrame([[0.5, share]]))
+
+
+def test_bipartite_plot_has_one_solid_edge_per_observation():
+    observed = pd.DataFrame(
+        [[True, False], [True, True], [False, False]], ["p1", "p2", "p3"], ["scan", "labs"]
+    )
+    ax = plots.bipartite_plot(observed)
+    edges = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    solid = [line for line in edges if line.get_linestyle() == "-"]
+    assert (len(solid), len(edges)) == (3, 6)
+    place = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    drawn = {tuple(line.get_ydata()) for line in solid}
+    assert drawn == {
+        (place["p1"], place["scan"]), (place["p2"], place["scan"]), (place["p2"], place["labs"]),
+    }  # fmt: skip
+    assert len(plots.bipartite_plot(observed, show_missing=False).lines) == 3
+
+
+def test_bipartite_plot_refuses_numbers():
+    with pytest.raises(TypeError, match=r"columns of \['int64'\].*astype\(bool\)"):
+        plots.bipartite_plot(pd.DataFrame({"scan": [0, 1]}))
