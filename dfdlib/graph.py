@@ -1,11 +1,11 @@
-"""The patient-modality bipartite graph as an edge list: PyG export, and the message-passing twin of GRAPE.
+"""The patient-modality bipartite graph as an edge list: PyG export, and a twin of GRAPE.
 
 Models run on the dense patient x modality grid (`dfdlib.models.grape`). This module is the same
 mathematics in the vocabulary of PyTorch Geometric: slower, but the form in which papers write it.
 Every dense layer is tested against the twin here.
 """
 
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -70,7 +70,7 @@ def to_hetero_data(cohort: Cohort, *, tokens: Float[Tensor, "n m d"] | None = No
     if tokens.shape[:2] != cohort.observed.shape:
         raise ValueError(
             f"tokens must be (patients, modalities, d) = {tuple(cohort.observed.shape)} + (d,), "
-            f"but tokens.shape = {tuple(tokens.shape)}. Pass model.tokens(batch) of the same cohort."
+            f"but tokens.shape = {tuple(tokens.shape)}. Pass the tokens of this cohort."
         )
     data["patient", "has", "modality"].edge_attr = tokens[cohort.observed]
     data["modality", "of", "patient"].edge_attr = tokens[cohort.observed]
@@ -83,11 +83,12 @@ class EGSAGEConv(MessagePassing):
     Source: You et al. 2020 (GRAPE, arXiv 2010.16418), equations 1-2, in the form that MUSE uses:
 
     .. math::
-        m_{j \to i} = \mathrm{ReLU}(W [h_j ; e_{ij}]), \qquad
-        h_i' = \mathrm{ReLU}\Bigl(Q \Bigl[\frac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} m_{j \to i} ; h_i\Bigr]\Bigr)
+        m_{j \to i} &= \mathrm{ReLU}(W [h_j ; e_{ij}]) \\
+        h_i' &= \mathrm{ReLU}\Bigl(Q \Bigl[
+            \tfrac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} m_{j \to i} ; h_i\Bigr]\Bigr)
 
-    The mean divides by the number of neighbours, not by the sum of the weights: a small weight makes
-    an edge say less, it does not make the others say more.
+    The mean divides by the number of neighbours, not by the sum of the weights: a small weight
+    makes an edge say less, it does not make the others say more.
 
     Args:
         w: the linear map W, from 2 d to d.
@@ -109,6 +110,7 @@ class EGSAGEConv(MessagePassing):
         edge_attr: Float[Tensor, "e d"],
         weight: Float[Tensor, "e k"] | None = None,
     ) -> Float[Tensor, "t d"]:
+        """Send a message along each edge and update the targets."""
         size = (h[0].shape[0], h[1].shape[0])
         mean = self.propagate(edges, x=h, edge_attr=edge_attr, weight=weight, size=size)
         return torch.relu(self.q(torch.cat([mean, h[1]], dim=-1)))
@@ -119,6 +121,7 @@ class EGSAGEConv(MessagePassing):
         edge_attr: Tensor,
         weight: Optional[Tensor],  # noqa: UP045 - PyG reads the signature and knows no X | None
     ) -> Tensor:
+        """Make the message of each edge; `propagate` calls it."""
         message = torch.relu(self.w(torch.cat([x_j, edge_attr], dim=-1)))
         return message if weight is None else message * weight
 
@@ -128,8 +131,8 @@ class EdgeListGRAPE(nn.Module):
 
     `EdgeListGRAPE(...).load_state_dict(grape.state_dict(), strict=False)` makes the two the same
     function. Like the dense form it does not compute what nobody reads: after the last layer the
-    modality states and the edges are never used. It always averages modality states over the patients
-    that it is given, as training does.
+    modality states and the edges are never used. It always averages modality states over the
+    patients that it is given, as training does.
 
     Args:
         d: width of tokens and states.
@@ -153,12 +156,13 @@ class EdgeListGRAPE(nn.Module):
         observed: Bool[Tensor, "n m"],
         weight: list[Tensor | None] | None = None,
     ) -> Float[Tensor, "n d"]:
+        """Embed each patient; the same function as the dense form."""
         edges = edge_index(observed)
         patient, modality = edges
         h_p = tokens.new_ones(tokens.shape[0], tokens.shape[2])
         h_m, e = self.modality_init, tokens[observed]
         for layer, (w, q) in enumerate(zip(self.w, self.q, strict=True)):
-            conv = EGSAGEConv(w=w, q=q)
+            conv = EGSAGEConv(w=cast(nn.Linear, w), q=cast(nn.Linear, q))
             per_edge = None if weight is None else weight[layer]
             if per_edge is not None:
                 per_edge = per_edge[observed].reshape(len(patient), -1)

@@ -59,7 +59,7 @@ def per_layer(weight: EdgeWeight, n_layers: int) -> list[Tensor | None]:
 
 
 def batch_sum(total: Tensor) -> Tensor:
-    """Sum a tensor over all processes, with gradients; without several processes, the tensor itself."""
+    """Sum a tensor over all processes, with gradients; the tensor itself where there is one."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return total
     return torch.distributed.nn.functional.all_reduce(total)

@@ -22,7 +22,7 @@ class Classifier(nn.Module):
     logit per label, for several classes the softmax.
 
     Args:
-        backbone: any module with `forward(tokens, observed, weight=None) -> (n, d)` and attribute `d`.
+        backbone: a module with `forward(tokens, observed, weight=None)` and an attribute `d`.
         schema: `cohort.schema` of the data that the model is for.
         encoders: modules that replace the default encoder of the modalities named.
         head: a head (see `dfdlib.models.heads.Linear`, the default).
@@ -43,6 +43,8 @@ class Classifier(nn.Module):
 
     #: What `Stage` may set for a part of the training.
     stage_options: tuple[str, ...] = ()
+    d: int
+    prepared: Tensor
 
     def __init__(
         self,
@@ -62,17 +64,18 @@ class Classifier(nn.Module):
             )
         if not isinstance(getattr(backbone, "d", None), int):
             raise ValueError(
-                f"{type(backbone).__name__} has no integer attribute d, the width of its embedding. "
-                "Set self.d in its __init__."
+                f"{type(backbone).__name__} has no integer attribute d, the width of its "
+                "embedding. Set self.d in its __init__."
             )
         self.schema, self.flags, self.dropout = schema, flags, dropout
-        self.backbone = backbone
+        self.task: str = schema.task
+        self.backbone, self.d = backbone, int(backbone.d)  # type: ignore[arg-type]
         self.encoders = make_encoders(
-            schema, d=backbone.d, flags=flags, dropout=dropout, encoders=encoders
+            schema, d=self.d, flags=flags, dropout=dropout, encoders=encoders
         )
         self.head = Linear() if head is None else head
         _call(self.backbone, "build", len(schema.names))
-        _call(self.head, "build", d=backbone.d, n_outputs=schema.n_outputs)
+        _call(self.head, "build", d=self.d, n_outputs=schema.n_outputs)
         self.register_buffer("prepared", torch.tensor(False))
 
     def prepare(self, train: Cohort) -> None:
@@ -116,7 +119,7 @@ class Classifier(nn.Module):
                 token = encoder(batch.x[name], batch.x_observed.get(name))
                 there = batch.observed[:, column[name]]
             else:
-                token = torch.zeros(n, self.backbone.d, device=device)
+                token = torch.zeros(n, self.d, device=device)
                 there = torch.zeros(n, dtype=torch.bool, device=device)
             tokens.append(token)
             observed.append(there)
@@ -147,7 +150,9 @@ class Classifier(nn.Module):
         """Mean cross-entropy over the labels that are known; `total` is what is minimised."""
         tokens, observed = self.tokens(batch)
         logits = self.head(self.backbone(tokens, observed), observed)
-        cross_entropy = _cross_entropy(logits, batch.y, task=self.schema.task)
+        if batch.y is None:
+            raise ValueError("the batch has no labels, so there is no loss. Pass y= to Cohort.")
+        cross_entropy = _cross_entropy(logits, batch.y, task=self.task)
         return {"total": cross_entropy, "cross_entropy": cross_entropy}
 
     @torch.no_grad()
@@ -160,10 +165,10 @@ class Classifier(nn.Module):
             )
         tokens, observed = self.tokens(batch)
         logits = self.head(self.backbone(tokens, observed), observed).float()
-        if self.schema.task == "multiclass":
+        if self.task == "multiclass":
             return logits.softmax(dim=1)
         p = logits.sigmoid()
-        return p if self.schema.task == "multilabel" else torch.cat([1 - p, p], dim=1)
+        return p if self.task == "multilabel" else torch.cat([1 - p, p], dim=1)
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, *, task: str) -> Tensor:

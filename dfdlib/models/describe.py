@@ -23,7 +23,7 @@ def describe(value: Any, *, where: str = "model") -> Any:
         where: how the value is called in error messages.
 
     Raises:
-        TypeError: if a module does not keep one of its arguments, or an argument is of another type.
+        TypeError: if a module does not keep an argument, or the argument is of another type.
 
     Example:
         >>> from dfdlib.models import Linear
@@ -85,7 +85,7 @@ def rebuild(description: Any) -> Any:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f"cannot import {name!r} from {module!r}, of which a saved model is made. Put the class "
+            f"cannot import {name!r} from {module!r}, which a saved model needs. Put the class "
             "into a module that can be imported here."
         ) from error
     return kind(**{k: rebuild(v) for k, v in description["arguments"].items()})

@@ -1,8 +1,8 @@
 """Encoders: one raw modality in, one token per patient out.
 
 An encoder is any module with `forward(values, flags) -> (n, d)`; `flags` says which features were
-observed (None where the modality's kind has no feature mask). If it has a `fit(values, flags)`, `fit`
-calls it once with the training part: that is where scalers and vocabularies come from.
+observed (None where the modality's kind has no feature mask). If it has a `fit(values, flags)`,
+`fit` calls it once with the training part: that is where scalers and vocabularies come from.
 """
 
 from collections.abc import Mapping
@@ -66,6 +66,7 @@ class VectorEncoder(nn.Module):
     def forward(
         self, values: Float[Tensor, "n k"], flags: Bool[Tensor, "n k"]
     ) -> Float[Tensor, "n d"]:
+        """Make the token of each patient."""
         observed = flags.to(values.dtype)
         x = (values - self.mean) / self.std * observed
         return self.net(torch.cat([x, observed], dim=1) if self.flags else x)
@@ -74,8 +75,9 @@ class VectorEncoder(nn.Module):
 class CategoricalEncoder(nn.Module):
     """Embed each categorical column, add the embeddings up, then a linear layer.
 
-    The vocabulary of a column is what the training part holds. A missing entry and one that training
-    never saw have rows of their own in the embedding table; the row for "never saw" stays at zero.
+    The vocabulary of a column is what the training part holds. A missing entry and one that
+    training never saw have rows of their own in the embedding table; the row for "never saw" stays
+    at zero.
 
     Args:
         n_features: number of columns.
@@ -123,6 +125,7 @@ class CategoricalEncoder(nn.Module):
     def forward(
         self, values: Int[Tensor, "n k"], flags: Bool[Tensor, "n k"]
     ) -> Float[Tensor, "n d"]:
+        """Make the token of each patient."""
         unseen = self.n_features
         token = self.embedding.weight.new_zeros(len(values), self.d)
         for k in range(self.n_features):
@@ -187,7 +190,7 @@ def make_encoders(
         else:
             raise ValueError(
                 f"there is no encoder yet for {name!r}, which is of kind {kind!r} "
-                f"(there are: {', '.join(_ENCODERS)}). Pass encoders={{{name!r}: module}}, a module "
-                "with forward(values, flags) -> (n, d)."
+                f"(there are: {', '.join(_ENCODERS)}). Pass encoders={{{name!r}: module}}, "
+                "a module with forward(values, flags) -> (n, d)."
             )
     return made

@@ -1,13 +1,18 @@
 """GRAPE on the dense patient x modality grid."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.models.backbone import EdgeWeight, batch_sum, per_layer
+
+
+def _maps(d_in: int, d_out: int, n: int) -> Any:
+    return nn.ModuleList(nn.Linear(d_in, d_out) for _ in range(n))
 
 
 class _LayerState(NamedTuple):
@@ -26,17 +31,19 @@ class GRAPE(nn.Module):
     learned vector; :math:`e_{ij}` starts as the token. In each of L layers
 
     .. math::
-        m_{j \to i} = \mathrm{ReLU}(W [h_j ; e_{ij}]), \quad
-        h_i' = \mathrm{ReLU}\Bigl(Q \Bigl[\tfrac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} m_{j \to i} ; h_i\Bigr]\Bigr),
-        \quad e_{ij}' = \mathrm{ReLU}(U [h_i' ; h_j' ; e_{ij}])
+        m_{j \to i} &= \mathrm{ReLU}(W [h_j ; e_{ij}]) \\
+        h_i' &= \mathrm{ReLU}\Bigl(Q \Bigl[
+            \tfrac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} m_{j \to i} ; h_i\Bigr]\Bigr) \\
+        e_{ij}' &= \mathrm{ReLU}(U [h_i' ; h_j' ; e_{ij}])
 
-    and the same W and Q carry messages from patients to modalities. Because every edge is a cell of a
-    grid, nothing is gathered or scattered, :math:`W_e e_{ij}` is shared by both directions, and after
-    the last layer only patients are computed (`dfdlib.graph.EdgeListGRAPE` is the edge-list twin).
+    and the same W and Q carry messages from patients to modalities. Because every edge is a cell of
+    a grid, nothing is gathered or scattered, :math:`W_e e_{ij}` is shared by both directions, and
+    after the last layer only patients are computed (`dfdlib.graph.EdgeListGRAPE` is the edge-list
+    twin).
 
     A modality's state is a mean over patients. Training takes the patients of the batch (of all
-    processes); in evaluation the states are those that `fix_states` computed on the training part, so
-    that a patient's embedding does not depend on who else is in the batch.
+    processes); in evaluation the states are those that `fix_states` computed on the training part,
+    so that a patient's embedding does not depend on who else is in the batch.
 
     Args:
         d: width of tokens, states and embedding.
@@ -45,8 +52,11 @@ class GRAPE(nn.Module):
         n_modalities: number of modalities M; None takes it from the first input.
 
     Shapes:
-        tokens (n, M, d), observed (n, M), weight (n, M) or (n, M, d) or a list with one of these (or
-        None = 1) per layer -> embedding (n, d)
+        tokens (n, M, d), observed (n, M), weight (n, M) or (n, M, d) or a list with one of these
+        (or None = 1) per layer -> embedding (n, d)
+
+    Raises:
+        ValueError: if there is no layer, or the number of modalities is not the one built for.
 
     Example:
         >>> backbone = GRAPE(d=8)
@@ -54,6 +64,9 @@ class GRAPE(nn.Module):
         torch.Size([4, 8])
     """
 
+    w: Sequence[nn.Linear]
+    q: Sequence[nn.Linear]
+    u: Sequence[nn.Linear]
     modality_states: Tensor
 
     def __init__(
@@ -65,9 +78,9 @@ class GRAPE(nn.Module):
         self.d, self.n_layers, self.dropout = d, n_layers, dropout
         self.n_modalities: int | None = None
         # DIFF: GRAPE's code scales every state to unit length; left out, as in MUSE.
-        self.w = nn.ModuleList(nn.Linear(2 * d, d) for _ in range(n_layers))
-        self.q = nn.ModuleList(nn.Linear(2 * d, d) for _ in range(n_layers))
-        self.u = nn.ModuleList(nn.Linear(3 * d, d) for _ in range(n_layers - 1))
+        self.w = _maps(2 * d, d, n_layers)
+        self.q = _maps(2 * d, d, n_layers)
+        self.u = _maps(3 * d, d, n_layers - 1)
         if n_modalities is not None:
             self.build(n_modalities)
 
@@ -101,9 +114,8 @@ class GRAPE(nn.Module):
     ) -> Float[Tensor, "n d"]:
         """Embed each patient from the tokens that were observed; see the class."""
         self.build(tokens.shape[1])
-        for state in self._layers(tokens, observed, weight):
-            pass
-        return state.patient
+        *_, last = self._layers(tokens, observed, weight)
+        return last.patient
 
     @torch.no_grad()
     def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor, EdgeWeight]]]) -> None:
@@ -114,15 +126,12 @@ class GRAPE(nn.Module):
                 layer, since a layer's states need those of the layer below. Exact for any batching.
         """
         for layer in range(self.n_layers - 1):
-            total, count = 0.0, 0.0
+            total = count = torch.zeros((), dtype=torch.double)
             for tokens, observed, weight in stream():
                 self.build(tokens.shape[1])
-                for _, state in zip(
-                    range(layer + 1), self._layers(tokens, observed, weight), strict=False
-                ):
-                    pass
-                total = total + state.message_sum.double()
-                count = count + state.message_count.double()
+                state = next(islice(self._layers(tokens, observed, weight), layer, None))
+                total = state.message_sum.double() + total.to(tokens.device)
+                count = state.message_count.double() + count.to(tokens.device)
             below = self.modality_init if layer == 0 else self.modality_states[layer - 1]
             mean = (total / count.clamp(min=1)).to(below.dtype)
             self.modality_states[layer] = self._update(layer, mean, below)
@@ -140,7 +149,8 @@ class GRAPE(nn.Module):
         degree = cell.sum(1).clamp(min=1)
         count = observed.sum(0).unsqueeze(-1).to(tokens.dtype)
         patient = tokens.new_ones(1, self.d)  # one row: every patient starts alike
-        modality, edge = self.modality_init, tokens
+        modality: Tensor = self.modality_init
+        edge = tokens
         for layer, scale in enumerate(per_layer(weight, self.n_layers)):
             w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
             sent = cell if scale is None else cell * scale

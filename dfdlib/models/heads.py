@@ -8,8 +8,8 @@ class Linear(nn.Module):
     """The default head: one affine map.
 
     A head is any module with `forward(h, observed) -> logits`. Two methods are optional:
-    `build(d, n_outputs)`, called once by the method that owns the head, and `prepare(train)`, called
-    by `fit` with the training cohort.
+    `build(d, n_outputs)`, called once by the method that owns the head, and `prepare(train)`,
+    called by `fit` with the training cohort.
 
     Args:
         d: width of the embedding; None takes the backbone's.
@@ -35,5 +35,6 @@ class Linear(nn.Module):
     def forward(
         self, h: Float[Tensor, "n d"], observed: Bool[Tensor, "n m"]
     ) -> Float[Tensor, "n k"]:
+        """Map the embedding to logits."""
         del observed  # a linear head does not read which modalities are there
         return self.map(h)

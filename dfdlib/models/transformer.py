@@ -17,9 +17,9 @@ class TokenTransformer(nn.Module):
         \mathrm{att}_i = \sum_{j : o_j = 1} \mathrm{softmax}_j
             \Bigl(\tfrac{q_i \cdot k_j}{\sqrt{d / h}}\Bigr) \, w_j v_j
 
-    The edge weight :math:`w_j` scales what token j sends, its value; attention is not normalised again,
-    so a small weight makes a modality say less and does not make the others say more (GRAPE divides
-    by the number of neighbours for the same reason). The patient token has weight 1.
+    The edge weight :math:`w_j` scales what token j sends, its value; attention is not normalised
+    again, so a small weight makes a modality say less and does not make the others say more (GRAPE
+    divides by the number of neighbours for the same reason). The patient token has weight 1.
 
     Args:
         d: width of tokens and embedding.
@@ -29,8 +29,8 @@ class TokenTransformer(nn.Module):
         n_modalities: number of modalities M; None takes it from the first input.
 
     Shapes:
-        tokens (n, M, d), observed (n, M), weight (n, M) or (n, M, d) or a list with one of these (or
-        None = 1) per layer -> embedding (n, d)
+        tokens (n, M, d), observed (n, M), weight (n, M) or (n, M, d) or a list with one of these
+        (or None = 1) per layer -> embedding (n, d)
 
     Raises:
         ValueError: if n_heads does not divide d.

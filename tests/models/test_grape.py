@@ -113,7 +113,7 @@ def test_weight_of_zero_silences_an_edge_but_keeps_the_degree():
 
 @pytest.mark.parametrize("n_layers", [2, 3])
 def test_fixed_states_are_those_of_the_whole_training_part(n_layers):
-    """Training on all patients at once, and evaluation after any batching, are the same function."""
+    """Training on all patients at once, and evaluation after any batching, agree."""
     dense, _ = pair(n_layers)
     tokens, observed = grid()
     whole = dense.train()(tokens, observed)
