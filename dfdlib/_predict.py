@@ -1,0 +1,213 @@
+"""Probabilities from models: of a cohort, and out of group or fold."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from torch import nn
+
+from dfdlib.data import Cohort
+from dfdlib.data._validate import Task, unknown
+
+FitPredict = Callable[[Cohort, Cohort], np.ndarray]
+
+
+def predict_proba(
+    model: nn.Module, cohort: Cohort, *, batch_size: int = 4096
+) -> Float[np.ndarray, "n k"]:
+    """Probabilities of every row, in the order of the cohort.
+
+    The model is asked in evaluation mode, without gradients and on its own device, and left in the
+    mode that it was in.
+
+    Args:
+        model: Anything with `predict_proba(batch)`.
+        cohort: Labels are not read.
+        batch_size: Rows at a time.
+
+    Returns:
+        (n, n_classes) with rows that sum to 1; multi-label (n, n_labels), each between 0 and 1.
+
+    Raises:
+        ValueError: What the model gives are no probabilities.
+
+    >>> class Coin(nn.Module):
+    ...     def predict_proba(self, batch):
+    ...         return torch.full((len(batch), 2), 0.5)
+    >>> predict_proba(Coin(), Cohort(x={"age": np.ones(2)}, y=np.array([0, 1])))
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            rows = [
+                model.predict_proba(batch.to(device_of(model))).double().cpu()  # type: ignore[operator]
+                for batch in cohort.batches(batch_size)
+            ]
+    finally:
+        model.train(training)
+    return checked(torch.cat(rows).numpy(), cohort, task=_task(model, cohort))
+
+
+def out_of_group(cohort: Cohort, group: str, fit_predict: FitPredict) -> Float[np.ndarray, "n k"]:
+    """Leave one level of a group out at a time: probabilities of every row, in cohort order.
+
+    Args:
+        cohort: All levels.
+        group: For example "site".
+        fit_predict: `fit_predict(train, test)` gives (n_test,) or (n_test, K) probabilities.
+
+    Raises:
+        ValueError: An unknown group, a group of one level, or a patient in two levels.
+
+    >>> cohort = Cohort(
+    ...     x={"age": np.ones(4)}, y=np.array([0, 1, 1, 1]), groups={"site": np.array(list("abab"))}
+    ... )
+    >>> out_of_group(cohort, "site", lambda rest, site: np.full(len(site), rest.y.mean()))[:, 1]
+    array([1. , 0.5, 1. , 0.5])
+    """
+    if group not in cohort.groups:
+        raise unknown(group, cohort.groups, "group")
+    values = cohort.groups[group]
+    levels = pd.unique(pd.Series(values))
+    if len(levels) < 2:
+        raise ValueError(f"{group!r} has one level, {levels[0]!r}. Use out_of_fold")
+    result = _Collected(cohort)
+    for level in levels:
+        rest, held_out = cohort.leave_out(group, level)
+        result.put(np.flatnonzero(values == level), fit_predict(rest, held_out))
+    return result.array
+
+
+def out_of_fold(
+    cohort: Cohort,
+    fit_predict: FitPredict,
+    *,
+    by: str = "patient",
+    within: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Float[np.ndarray, "n k"]:
+    """Cross-validate: probabilities of every row from a model that saw none of its group.
+
+    Folds hold whole levels of `by` and, for one label, about equal shares of each class.
+
+    Args:
+        cohort: All rows.
+        fit_predict: `fit_predict(train, test)` gives (n_test,) or (n_test, K) probabilities.
+        by: What stays whole.
+        within: Cross-validate inside each level of this group apart, for example inside each site.
+        folds: How many.
+        seed: Of the assignment.
+
+    Raises:
+        ValueError: An unknown group, a patient in two levels of `by`, or more folds than levels.
+
+    >>> cohort = Cohort(x={"age": np.ones(6)}, y=np.array([0, 1, 0, 1, 0, 1]))
+    >>> out_of_fold(cohort, lambda rest, fold: np.full(len(fold), rest.y.mean()), folds=3)[:, 1]
+    array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    """
+    for name in filter(None, (by, within)):
+        if name not in cohort.groups:
+            raise unknown(name, cohort.groups, "group")
+    units = pd.factorize(cohort.groups[by])[0]
+    owners = pd.Series(units).groupby(cohort.groups["patient"]).nunique()
+    if (owners > 1).any():
+        raise ValueError(
+            f"patient {owners.idxmax()!r} is in several levels of {by!r}. Pass by='patient'"
+        )
+    apart = np.zeros(len(cohort)) if within is None else pd.factorize(cohort.groups[within])[0]
+    result = _Collected(cohort)
+    for part in np.unique(apart):
+        rows = np.flatnonzero(apart == part)
+        for train, test in _folds(cohort, rows, units[rows], folds, seed):
+            answer = fit_predict(cohort.select(train), cohort.select(test))
+            result.put(test, answer)
+    return result.array
+
+
+class _Collected:
+    """One row of probabilities per row of a cohort, filled part by part."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort = cohort
+        self.array = np.zeros((len(cohort), 0))
+
+    def put(self, rows: Int[np.ndarray, " m"], answer: np.ndarray) -> None:
+        part = checked(np.asarray(answer), self.cohort.select(rows), task=self.cohort.task)
+        if not self.array.shape[1]:
+            self.array = np.full((len(self.cohort), part.shape[1]), np.nan)
+        self.array[rows] = part
+
+
+def _folds(
+    cohort: Cohort, rows: Int[np.ndarray, " m"], units: Int[np.ndarray, " m"], folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers to train and to test on."""
+    n_units = len(np.unique(units))
+    if not 2 <= folds <= n_units:
+        raise ValueError(f"folds is {folds}, with {n_units} to share out. Pass 2 to {n_units}")
+    if cohort.task in ("binary", "multiclass") and cohort.y is not None:
+        stratum = cohort.y.cpu().numpy()[rows]
+        stratum = np.where(np.isnan(stratum), -1, stratum).astype(int)
+        if np.bincount(stratum + 1).max() >= folds:
+            with warnings.catch_warnings():  # a rare class cannot be in every fold: expected here
+                warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+                cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+                return [(rows[a], rows[b]) for a, b in cut.split(rows, stratum, units)]
+    cut = GroupKFold(folds, shuffle=True, random_state=seed)
+    return [(rows[a], rows[b]) for a, b in cut.split(rows, groups=units)]
+
+
+def _task(model: object, cohort: Cohort) -> Task | None:
+    return cohort.task or getattr(getattr(model, "schema", None), "task", None)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def checked(
+    probabilities: np.ndarray, cohort: Cohort, *, task: Task | None
+) -> Float[np.ndarray, "n k"]:
+    """Refuse what are no probabilities; return float64, one column per class or label."""
+    p = probabilities.astype(float)
+    if p.ndim == 1 and task == "binary":
+        p = np.column_stack([1 - p, p])
+    n, k = len(cohort), cohort.schema.n_classes
+    if p.ndim != 2 or len(p) != n or (k is not None and p.shape[1] != k):
+        columns = "K" if k is None else k
+        raise ValueError(
+            f"probabilities have shape {probabilities.shape}, expected ({n}, {columns}) for this "
+            "cohort. Pass one row per row of the cohort, one column per class or label"
+        )
+    bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"probabilities of {len(bad)} rows are NaN or infinite, first row {bad[0]}. Check that "
+            "training did not diverge, or impute before predicting"
+        )
+    bad = np.flatnonzero(((p < 0) | (p > 1)).any(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"probabilities lie outside 0 to 1 in {len(bad)} rows, first row {bad[0]}: "
+            f"{p[bad[0]].tolist()}. Pass logits through torch.sigmoid or torch.softmax first"
+        )
+    if task == "multilabel" or task is None:
+        return p
+    total = p.sum(axis=1)
+    bad = np.flatnonzero(np.abs(total - 1) > 1e-4)
+    if len(bad):
+        raise ValueError(
+            f"probabilities of {len(bad)} rows do not sum to 1, first row {bad[0]}: sum "
+            f"{total[bad[0]]:g}. Divide by it; if labels overlap, pass task='multilabel' to Cohort"
+        )
+    # What is left is rounding. The probability of the event stays as it was: ties stay ties.
+    return np.column_stack([1 - p[:, 1], p[:, 1]]) if task == "binary" else p / total[:, None]

@@ -1,0 +1,167 @@
+"""Scores of a model on a cohort: explicit probabilities, intervals by patient, paired differences.
+
+Values come from scikit-learn over the whole split. Intervals come from a bootstrap that draws
+whole patients. What cannot be known (too few patients, one class) is said, never given as a number.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
+from dfdlib._compare import compare
+from dfdlib._predict import checked, device_of, out_of_fold, out_of_group, predict_proba
+from dfdlib._report import Report, strata
+from dfdlib._results import read_results, write_result
+from dfdlib.data import Cohort
+
+__all__ = [
+    "METRICS",
+    "MIN_PATIENTS",
+    "Report",
+    "compare",
+    "evaluate",
+    "out_of_fold",
+    "out_of_group",
+    "predict_proba",
+    "read_results",
+    "write_result",
+]
+
+MIN_PATIENTS = 10
+
+
+def evaluate(
+    model: object,
+    cohort: Cohort,
+    *,
+    by: Sequence[str] | str = (),
+    bands: Mapping[str, Sequence[float]] | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+    n_bins: int = 10,
+    selection: str = "",
+) -> Report:
+    """Score a model on a cohort: AUROC, AUPRC, accuracy, F1, Brier score, calibration error.
+
+    For several classes AUROC, AUPRC and F1 are means over classes (one against the rest), the Brier
+    score is the sum over classes, and the calibration error is that of the predicted class. For
+    several labels everything is a mean over labels. Intervals are 95 % percentile intervals over
+    draws of whole patients. Rows without a label are left out and counted; levels with fewer than
+    10 patients or with one class get NaN and a note.
+
+    Args:
+        model: A torch module with `predict_proba(batch)`, or an array of probabilities.
+        cohort: With labels.
+        by: Groups or covariates of the cohort, or "pattern" (which modalities are observed).
+        bands: Edges for numeric covariates; without, more than 10 values are cut at their tertiles.
+        n_boot: Bootstrap replicates; 0 gives values without intervals.
+        seed: Of the bootstrap.
+        n_bins: Bins of equal width in the calibration error.
+        selection: The rule that picked epoch and weights, printed with the table.
+
+    Shapes:
+        probabilities: (n,) or (n, 2) for a binary task, (n, K), multi-label (n, L).
+
+    Raises:
+        ValueError: No labels, no probabilities, an unknown group.
+        TypeError: Neither a module nor an array.
+
+    >>> y = np.arange(40) % 2
+    >>> cohort = Cohort(x={"age": np.arange(40.0)}, y=y, groups={"site": np.repeat(["a", "b"], 20)})
+    >>> report = evaluate(0.25 + 0.5 * y, cohort, by="site", n_boot=50)
+    >>> report.table("brier")
+                              brier
+    group level
+    all   all    0.06 [0.06, 0.06]
+    site  a      0.06 [0.06, 0.06]
+          b      0.06 [0.06, 0.06]
+    """
+    if cohort.y is None or cohort.task is None:
+        raise ValueError("the cohort has no labels. Pass y= to Cohort, or call predict_proba")
+    by = (by,) if isinstance(by, str) else tuple(by)
+    y = cohort.y.cpu().numpy().astype(float)
+    probabilities, device = _probabilities(model, cohort)
+    keep = ~np.isnan(y.reshape(len(y), -1)).all(axis=1)
+    if not keep.any():
+        raise ValueError("every label is missing. Pass a cohort with labels, or call predict_proba")
+    masks = strata(cohort, by, bands or {})
+    rows = {key: np.flatnonzero(mask[keep]) for key, mask in masks.items()}
+    y, probabilities = y[keep], probabilities[keep]
+    patient = cohort.groups["patient"][keep]
+    codes, ids = pd.factorize(patient)
+
+    sets = [
+        (WeightedMetrics(y[r], probabilities[r], task=cohort.task, n_bins=n_bins), codes[r])
+        for r in rows.values()
+    ]
+    draws = bootstrap(sets, n_patients=len(ids), n_boot=n_boot, seed=seed)
+    lines = []
+    for (group, level), (metrics, code), replicates in zip(rows, sets, draws, strict=True):
+        lines += [
+            {"metric": metric, "group": group, "level": level, **line}
+            for metric, line in _lines(metrics, code, replicates).items()
+        ]
+    frame = pd.DataFrame(lines).astype({"n_pos": "Int64"})
+    left_out = int((~keep).sum())
+    if left_out:
+        whole = frame["group"] == "all"
+        said = f"{left_out} rows without a label left out"
+        frame.loc[whole, "note"] = [f"{n}; {said}" if n else said for n in frame.loc[whole, "note"]]
+    return Report(
+        frame=frame,
+        probabilities=probabilities,
+        y=y,
+        patient=patient,
+        strata=rows,
+        task=cohort.task,
+        selection=selection,
+        seed=seed,
+        n_boot=n_boot,
+        n_bins=n_bins,
+        left_out=left_out,
+        device=device,
+    )
+
+
+def _lines(
+    metrics: WeightedMetrics, code: Int[np.ndarray, " n"], draws: Float[np.ndarray, "b metrics"]
+) -> dict[str, dict[str, Any]]:
+    """Value, interval, counts and note of each metric on one level."""
+    n_patients = len(np.unique(code))
+    few = n_patients < MIN_PATIENTS
+    patients = "patient" if n_patients == 1 else "patients"
+    reason = f"only {n_patients} {patients}" if few else metrics.lacking()
+    counts = {"n": len(code), "n_pos": metrics.n_positive}
+    result = {}
+    for m, (metric, value) in enumerate(metrics.values().items()):
+        if few or np.isnan(value):
+            numbers = {"value": np.nan, "low": np.nan, "high": np.nan}
+            result[metric] = {**numbers, **counts, "note": reason}
+            continue
+        low, high = interval(draws[:, m])
+        dropped = int(np.isnan(draws[:, m]).sum())
+        note = f"{dropped} of {len(draws)} replicates lacked a class" if dropped else ""
+        if dropped and np.isnan(low):
+            note = f"no interval: {note}"
+        result[metric] = {"value": value, "low": low, "high": high, **counts, "note": note}
+    return result
+
+
+def _probabilities(model: object, cohort: Cohort) -> tuple[Float[np.ndarray, "n k"], str]:
+    """Probabilities, and the name of the device that they come from."""
+    if isinstance(model, nn.Module):
+        device = device_of(model)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return predict_proba(model, cohort), name
+    if isinstance(model, np.ndarray):
+        return checked(model, cohort, task=cohort.task), "cpu"
+    raise TypeError(
+        f"{type(model).__name__} is neither a torch module nor an array. Pass its probabilities: "
+        "model.predict_proba(X)"
+    )
