@@ -1,0 +1,291 @@
+"""What a stranger relies on before reading a line: installation, commands, documents."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from email.parser import Parser
+from importlib import metadata
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def requirements(*groups):
+    return {canonicalize_name(r.name): r for group in groups for r in map(Requirement, group)}
+
+
+def run(*command, **options):
+    """Run a program in the checkout, away from the `make` that may run the tests."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    environment |= options.pop("env", {})
+    return subprocess.run(
+        [str(part) for part in command],
+        **({"cwd": ROOT, "env": environment} | options),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def pip(*arguments):
+    done = run(sys.executable, "-m", "pip", *arguments, "--no-index", "--quiet")
+    assert done.returncode == 0, done.stderr
+
+
+RUNTIME = requirements(PROJECT["dependencies"])
+DIRECT = requirements(PROJECT["dependencies"], *EXTRAS.values())
+
+
+@pytest.fixture(scope="module")
+def lock():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+# ---------------------------------------------------------------- dependencies
+
+
+def test_lock_is_exact_sorted_and_portable(lock):
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    for pin in pins:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin), pin  # no marker, URL or +cpu
+    assert list(lock) == sorted(lock)
+    assert len(lock) == len(pins)
+
+
+def test_lock_satisfies_every_direct_dependency(lock):
+    for name, requirement in DIRECT.items():
+        assert name in lock, f"{name} is not in requirements.lock. Run: make lock"
+        assert requirement.specifier.contains(lock[name]), f"{requirement} but {name}=={lock[name]}"
+
+
+def test_lock_is_closed(lock):
+    """Follow the installed packages' own metadata: whatever they need is pinned, and fits."""
+    todo = [(name, extra) for name, r in DIRECT.items() for extra in {"", *r.extras}]
+    seen = set()
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for text in metadata.requires(name) or ():
+            needed = Requirement(text)
+            if needed.marker and not needed.marker.evaluate({"extra": extra}):
+                continue
+            other = canonicalize_name(needed.name)
+            if name == "torch" and re.match(r"(nvidia|cuda)-|triton$", other):
+                continue  # a CUDA build pins these itself
+            assert other in lock, f"{name} needs {needed}, which is not in requirements.lock"
+            assert needed.specifier.contains(lock[other], prereleases=True), f"{name}: {needed}"
+            todo += [(other, extra) for extra in {"", *needed.extras}]
+    unreached = set(lock) - {name for name, _ in seen}
+    assert not unreached, f"pinned, and needed by nothing: {sorted(unreached)}. Run: make lock"
+
+
+def test_environment_has_the_pins_of_the_lock(lock):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    pins = dict(line.split("==") for line in pip["pip"] if not line.startswith("-"))
+    assert pins == {name: lock[name] for name in DIRECT}
+    assert "--constraint requirements.lock" in pip["pip"], "and so does what they depend on"
+    assert "--editable ." in pip["pip"]
+    assert "python=3.11" in conda
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+def imported(*folders):
+    """Map each installed distribution that Python files import to one of these files."""
+    owners = metadata.packages_distributions()
+    found = {}
+    for path in [p for folder in folders for p in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    modules = [alias.name for alias in names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    modules = [module]
+                case _:
+                    continue
+            for module in modules:
+                for owner in owners.get(module.split(".")[0], ()):
+                    found.setdefault(canonicalize_name(owner), path.relative_to(ROOT))
+    found.pop("dfdlib", None)
+    return found
+
+
+def test_the_library_imports_what_it_declares_and_declares_what_it_imports():
+    used = imported("dfdlib")
+    assert not set(RUNTIME) - set(used), "declared, and imported nowhere in dfdlib"
+    undeclared = set(used) - set(RUNTIME) - set(requirements(EXTRAS["book"]))
+    assert not undeclared, {name: str(used[name]) for name in undeclared}
+
+
+def test_tests_and_tools_import_only_direct_dependencies():
+    used = imported("tests", "workflow", "benchmarks")
+    assert not set(used) - set(DIRECT), {n: str(used[n]) for n in set(used) - set(DIRECT)}
+
+
+# ---------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel from a copy, without a network, and return its path."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ["pyproject.toml", "README.md", "LICENSE", "LICENSE-CC-BY-4.0"]:
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(
+        ROOT / "dfdlib", source / "dfdlib", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_package_its_data_and_the_licences(wheel):
+    with ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        (info,) = {name.split("/")[0] for name in files if ".dist-info/" in name}
+        header = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+        scripts = archive.read(f"{info}/entry_points.txt").decode()
+    package = {
+        str(path.relative_to(ROOT))
+        for pattern in ["**/*.py", "py.typed", "data/*.csv"]
+        for path in (ROOT / "dfdlib").glob(pattern)
+    }
+    assert package <= files
+    assert {name.split("/")[0] for name in files} == {"dfdlib", info}
+    assert header.get_all("License-File") == ["LICENSE", "LICENSE-CC-BY-4.0"]
+    assert header["License-Expression"] == "Apache-2.0 AND CC-BY-4.0"
+    assert "dfdlib = dfdlib.cli:app" in scripts
+
+
+def test_data_loads_from_the_installed_wheel(wheel, tmp_path):
+    site = tmp_path / "site"
+    pip("install", "--no-deps", "--target", site, wheel)
+    code = """
+import dfdlib, dfdlib.cli
+from dfdlib import data
+heart = data.load("heart")
+print(dfdlib.__file__)
+print(len(heart), *(int((heart.groups["site"] == s).sum()) for s in
+      ["cleveland", "hungary", "switzerland", "va"]))
+"""
+    done = run(
+        *(sys.executable, "-W", "ignore", "-c", code), cwd=tmp_path, env={"PYTHONPATH": str(site)}
+    )
+    assert done.returncode == 0, done.stderr
+    where, counts = done.stdout.splitlines()
+    assert Path(where).is_relative_to(site), "the checkout was imported, not the wheel"
+    assert counts == "920 303 294 123 200"
+
+
+# ---------------------------------------------------------------- commands
+
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+PHONY = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+
+@needs_make
+def test_make_lists_every_target():
+    listed = dict(re.findall(r"^  (\w+) +(\S.*)$", run("make").stdout, re.MULTILINE))
+    assert set(listed) == PHONY
+    assert run("make", "help").stdout == run("make").stdout
+
+
+@needs_make
+def test_make_refuses_an_old_python_and_says_what_to_type(tmp_path):
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1\nexit 1\n')
+    old.chmod(0o755)
+    refused = run("make", "test", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert refused.returncode != 0
+    assert "needs Python 3.11 or newer" in refused.stderr
+    assert "is Python 3.9.1" in refused.stderr
+    assert "make PYTHON=/path/to/python3.11" in refused.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", ".pre-commit-config.yaml"])
+def test_documents_name_targets_that_exist(document):
+    text = (ROOT / document).read_text()
+    commands = re.findall(r"(?:^\$ |`)make ([a-z]+)", text, re.MULTILINE)
+    assert commands
+    assert set(commands) <= PHONY
+
+
+def ci(make):
+    """Run .ci/run with a shell function in the place of make; return its code and the calls."""
+    done = run("bash", "-c", f'make() {{ echo "make $*"; {make}; }}; source .ci/run')
+    calls = [line for line in done.stdout.splitlines() if line.startswith("make ")]
+    return done.returncode, calls
+
+
+def test_ci_runs_the_four_checks_in_order_and_stops_at_a_failure():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    four = ["make lint", "make test", "make notebooks", "make book EXECUTE=off"]
+    assert ci("true") == (0, four)
+    code, calls = ci('[ "$1" != test ]')
+    assert code != 0
+    assert calls == four[:2]
+
+
+def test_pre_commit_hooks_run_offline_from_the_environment():
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    for hook in repos[0]["hooks"]:
+        assert hook["language"] == "system"
+        program = hook["entry"].split()[0]
+        assert program.startswith(".venv/bin/")
+        assert shutil.which(Path(program).name, path=str(Path(sys.executable).parent)), program
+
+
+# ---------------------------------------------------------------- documents
+
+
+def test_readme_example_runs(tmp_path, monkeypatch, capsys):
+    """The example on one's own arrays runs as it stands, and ends in a usable saved model."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["scores"].shape == (len(names["test"]), 2)
+    assert (tmp_path / "my-model").is_dir()
+    printed = capsys.readouterr().out
+    assert "north" in printed
+    assert "ecg+labs" in printed
+
+
+def test_links_and_paths_in_documents_exist():
+    for document in ["README.md", "CONTRIBUTING.md"]:
+        text = (ROOT / document).read_text()
+        paths = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+        paths += [p for p in re.findall(r"(chapters/\S+?\.ipynb)", text) if "NN-" not in p]
+        missing = [path for path in paths if not (ROOT / path).exists()]
+        assert not missing, f"{document} names {missing}"
+
+
+def test_contributing_is_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 50
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] == metadata.version("dfdlib")
