@@ -11,9 +11,9 @@ __all__ = ["Batch", "Cohort", "Ragged", "Schema", "check_disjoint", "load"]
 
 
 def _heart(**options: Any) -> Cohort:
-    from dfdlib.data.heart import load_heart
+    from dfdlib.data import heart
 
-    return load_heart(**options)
+    return heart.load(**options)
 
 
 _LOADERS: dict[str, Callable[..., Cohort]] = {"heart": _heart}
@@ -23,7 +23,7 @@ def load(name: str, **options: Any) -> Cohort:
     """Load a cohort by name.
 
     Args:
-        name: `heart`, the four hospitals of the UCI heart disease data (`dfdlib.data.heart`).
+        name: `heart`, the UCI heart disease data of four hospitals (`dfdlib.data.heart.load`).
         **options: What the loader of that name takes.
 
     Raises:

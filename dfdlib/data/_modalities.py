@@ -245,9 +245,11 @@ def _close_rows(name: str, kind: Kind, values: Ragged, by_row: np.ndarray | None
     observed = lengths > 0 if by_row is None else by_row
     kept = values.values[torch.from_numpy(np.repeat(observed, lengths))]
     offsets = np.concatenate([[0], np.cumsum(lengths * observed)])
-    bad = ~torch.isfinite(kept).reshape(len(kept), -1).all(dim=1).numpy()
+    bad = ~torch.isfinite(kept)
+    if kind == "series":
+        bad = bad.any(dim=1)
     if bad.any():
-        row = int(np.searchsorted(offsets, bad.argmax(), side="right")) - 1
+        row = int(np.searchsorted(offsets, int(bad.nonzero()[0]), side="right")) - 1
         raise ValueError(
             f"modality {name!r}: row {row} holds an entry that is not finite, and is observed. "
             "Leave such entries out of the row"

@@ -18,7 +18,7 @@ def random_parts(level: np.ndarray, fractions: Sequence[float], seed: int) -> np
         fractions: The share of rows of each part.
         seed: Of the random order.
     """
-    if min(fractions) <= 0 or not math.isclose(sum(fractions), 1):
+    if min(fractions, default=0) <= 0 or not math.isclose(sum(fractions), 1):
         raise ValueError(
             f"fractions {tuple(fractions)} sum to {sum(fractions):g}, expected positive ones "
             "that sum to 1. Pass for example (0.7, 0.1, 0.2)"

@@ -73,7 +73,7 @@ class Ragged:
         lengths = self.lengths[index]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         # an entry's old position is its new one, moved by how far its row moved
-        moved = torch.repeat_interleave(self.offsets[index] - offsets[:-1], lengths)
+        moved = torch.repeat_interleave(self.offsets[:-1][index] - offsets[:-1], lengths)
         return Ragged(self.values[moved + torch.arange(len(moved), device=moved.device)], offsets)
 
     def to(self, device: str | torch.device) -> "Ragged":

@@ -95,10 +95,10 @@ def _refuse_labels(seen: np.ndarray, bad: np.ndarray, task: str, expected: str) 
         )
 
 
-def groups(given: Mapping[str, Any] | None, n: int) -> dict[str, np.ndarray]:
+def groups(given: Mapping[str, Any] | pd.DataFrame | None, n: int) -> dict[str, np.ndarray]:
     """Read group labels; "patient" is the row number unless it is given."""
-    result = {}
-    for name, value in (given or {}).items():
+    result: dict[str, np.ndarray] = {}
+    for name, value in () if given is None else given.items():
         array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if array.shape != (n,):
             raise ValueError(

@@ -39,7 +39,7 @@ class Cohort:
         y: Labels; NaN where missing.
         task: `binary`, `multiclass` or `multilabel`, where the guess would be wrong.
         covariates: A DataFrame, or a dict of columns, that evaluation stratifies by.
-        groups: Levels such as site or patient; "patient" defaults to the row number.
+        groups: Columns of levels, such as site; "patient" defaults to the row number.
         truth: What only a generator knows, one row per patient.
 
     Shapes:
@@ -69,7 +69,7 @@ class Cohort:
         y: Any = None,
         task: str | None = None,
         covariates: Any = None,
-        groups: Mapping[str, Any] | None = None,
+        groups: Mapping[str, Any] | pd.DataFrame | None = None,
         truth: Any = None,
     ) -> None:
         """Check everything that is passed, once."""

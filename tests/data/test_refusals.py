@@ -1,0 +1,263 @@
+"""Each refusal of a Cohort: what was wrong, what was got, and what to type next."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdlib.data import Cohort, Ragged, check_disjoint, load
+
+NAN, INF = np.nan, np.inf
+A = np.arange(6.0).reshape(3, 2)
+HOLE = np.array([[1.0, NAN], [2.0, 3.0], [4.0, 5.0]])
+IMAGES = np.zeros((3, 1, 2, 2))
+
+
+def cohort(**given):
+    return Cohort(**({"x": {"labs": A, "ecg": A}} | given))
+
+
+REFUSED = {
+    "no modality": ({"x": {}}, r"at least one modality, got x=\{\}.*x=\{'labs': labs\}"),
+    "no rows": ({"x": {"labs": A[:0]}}, "empty cohort: labs have no rows"),
+    "no rows in a list": ({"x": {"codes": []}}, "empty cohort: codes have no rows"),
+    "no feature": ({"x": {"labs": A[:, :0]}}, r"shape \(3, 0\): no feature\. Leave it out"),
+    "no column": ({"x": {"labs": pd.DataFrame(index=range(3))}}, "no feature"),
+    "name with a point": ({"x": {"labs.a": A}}, "'labs.a' cannot name a modality"),
+    "different n": (
+        {"x": {"ecg": A, "labs": A[:2]}},
+        "different numbers of rows: ecg 3, labs 2.*Pass one row per patient",
+    ),
+    "unknown modality in kinds": (
+        {"kinds": {"lab": "vector"}},
+        r"'lab' is not a modality, but stands in kinds \(labs, ecg\)\. Did you mean 'labs'\?",
+    ),
+    "unknown modality in x_observed": (
+        {"x_observed": {"lbas": A > 0}},
+        r"'lbas' is not a modality, but stands in x_observed .*Did you mean 'labs'\?",
+    ),
+    "unknown modality in observed": (
+        {"observed": pd.DataFrame({"labs": [True] * 3, "egc": [True] * 3})},
+        r"'egc' is not a modality, but is a column of observed.*Did you mean 'ecg'\?",
+    ),
+    "unknown kind": (
+        {"kinds": {"labs": "vectr"}},
+        "'vectr' is not a kind of modality, but is given for 'labs'.*Did you mean 'vector'",
+    ),
+    "kind and shape": (
+        {"kinds": {"labs": "image"}},
+        r"'labs' of kind 'image' has shape \(3, 2\)\. Pass \(n, channels, height, width\)",
+    ),
+    "three dimensions": ({"x": {"a": np.ones((3, 2, 2))}}, "kind of modality 'a' cannot be gue"),
+    "list of numbers": ({"x": {"a": [1.0, 2.0]}}, "cannot be guessed from a list. Pass an array"),
+    "array as codes": (
+        {"kinds": {"labs": "codes"}},
+        "'labs' of kind 'codes' is a ndarray. Pass a list of n lists of ids",
+    ),
+    "series of two": (
+        {"x": {"a": [np.ones((2, 2))]}, "kinds": {"a": "series"}},
+        r"'a' of kind 'series' has entries of shape \(2,\).*time, value, flag",
+    ),
+    "codes that are no ids": (
+        {"x": {"a": [[1.5], [2.0]]}, "kinds": {"a": "codes"}},
+        r"'a' of kind 'codes' has entries of shape \(\) and type torch.float32",
+    ),
+    "rows of different width": (
+        {"x": {"a": [np.ones((1, 3)), np.ones((1, 4))]}, "kinds": {"a": "series"}},
+        "modality 'a': rows differ in more than their length",
+    ),
+    "text": (
+        {"x": {"ward": np.array(["a", "b"], dtype=object)}},
+        "modality 'ward' holds string, not numbers. Pass integer codes",
+    ),
+    "text column": (
+        {"x": {"labs": pd.DataFrame({"sodium": [1.0], "unit": ["mmol"]})}},
+        r"modality 'labs' \(unit\) holds str.*, not numbers",
+    ),
+    "dates": ({"x": {"t": np.array(["2020-01-01"], dtype="M8[D]")}}, "holds datetime64.*numbers"),
+    "feature twice": (
+        {"x": {"labs": pd.DataFrame(A, columns=["k", "k"])}},
+        r"two features of one name: \('k', 'k'\)\. Rename one",
+    ),
+    "fraction as category": (
+        {"x": {"ward": np.array([1.0, 2.5])}, "kinds": {"ward": "categorical"}},
+        "'ward': row 1, column 'ward_0' holds 2.5, which is no category.*'vector'",
+    ),
+    "nan under observed": (
+        {"x": {"labs": HOLE}, "observed": np.ones((3, 1), bool)},
+        r"'labs': row 0, column 'labs_1' is marked as observed but holds nan.*"
+        r"Pass x_observed=\{'labs': np.isfinite\(labs\)\}",
+    ),
+    "nan under x_observed": (
+        {"x": {"labs": HOLE}, "x_observed": {"labs": np.ones((3, 2), bool)}},
+        "'labs': row 0, column 'labs_1' is marked as observed but holds nan",
+    ),
+    "inf": (
+        {"x": {"labs": np.array([[1.0], [INF]])}},
+        r"row 1, column 'labs_0' holds inf.*np.where\(np.isinf\(labs\), np.nan, labs\)",
+    ),
+    "inf under a mask": (
+        {"x": {"labs": np.array([[1.0], [-INF]])}, "observed": np.ones((2, 1), bool)},
+        "row 1, column 'labs_0' is marked as observed but holds -inf",
+    ),
+    "too large for float32": ({"x": {"labs": np.array([1e300])}}, "row 0, .*holds inf"),
+    "half an image": (
+        {"x": {"xray": np.where(np.arange(4).reshape(2, 2) == 3, NAN, IMAGES)}},
+        "'xray': row 0, pixel 3 holds nan.*make the whole image NaN or unobserved",
+    ),
+    "nan in a series": (
+        {"x": {"icu": [np.zeros((2, 3)), np.array([[0.0, NAN, 1.0]])]}},
+        "'icu': row 1 holds an entry that is not finite.*Leave such entries out",
+    ),
+    "masks that disagree": (
+        {
+            "observed": np.array([[True, True], [False, True], [True, True]]),
+            "x_observed": {"labs": np.ones((3, 2), bool)},
+        },
+        "observed and x_observed disagree on 'labs' in 1 rows, first in row 1. Leave out observed=",
+    ),
+    "mask of numbers": (
+        {"observed": np.ones((3, 2), int)},
+        r"observed must be bool, got int64\. Pass observed\.astype\(bool\)",
+    ),
+    "mask of wrong shape": (
+        {"observed": np.ones((3, 1), bool)},
+        r"observed has shape \(3, 1\), expected \(3, 2\)",
+    ),
+    "feature mask of numbers": (
+        {"x_observed": {"labs": np.ones((3, 2))}},
+        r"x_observed\['labs'\] must be bool, got float64",
+    ),
+    "feature mask of wrong shape": (
+        {"x_observed": {"labs": np.ones((3, 3), bool)}},
+        r"x_observed\['labs'\] has shape \(3, 3\), expected \(3, 2\)",
+    ),
+    "feature mask of an image": (
+        {"x": {"xray": IMAGES}, "x_observed": {"xray": np.ones((3, 4), bool)}},
+        r"'xray' is of kind 'image', which has no features\. Pass its column of observed=",
+    ),
+    "binary out of range": (
+        {"y": [0, 1, 2], "task": "binary"},
+        r"labels outside the range of a binary task: 2 \(labels: 0, 1, 2\)\. Pass 0 or 1",
+    ),
+    "negative class": ({"y": [-1, 0, 1]}, "outside the range of a multiclass task: -1 .*factorize"),
+    "half a class": ({"y": [0, 0.5, 1]}, "outside the range of a multiclass task: 0.5"),
+    "infinite label": ({"y": [0, INF, 2], "task": "multiclass"}, "multiclass task: inf"),
+    "multilabel out of range": (
+        {"y": [[0, 2], [1, 0], [1, 1]]},
+        "outside the range of a multilabel task: 2 .*0 or 1 in each column",
+    ),
+    "classes that start at 1": (
+        {"y": [1, 2, 1]},
+        r"labels 1, 2 leave out some of 0\.\.2.*task='multiclass' to keep the empty classes",
+    ),
+    "no label": ({"y": [NAN] * 3}, "no label is present. Pass y=None, or task='binary'"),
+    "labels as text": ({"y": np.array(["ill", "well", "ill"])}, "y holds <U4, not numbers"),
+    "labels of wrong length": ({"y": [0, 1]}, r"y has shape \(2,\), the modalities have 3 rows"),
+    "labels of wrong shape": (
+        {"y": [[0], [1], [1]], "task": "binary"},
+        r"y has shape \(3, 1\), which does not fit task='binary'\. Pass \(n,\)",
+    ),
+    "unknown task": ({"y": [0, 1, 1], "task": "binry"}, "'binry' is not a task .*mean 'binary'"),
+    "task without labels": ({"task": "binary"}, "task='binary' is given without labels"),
+    "groups of wrong length": (
+        {"groups": {"site": ["a", "b"]}},
+        r"group 'site' has shape \(2,\), expected \(3,\)",
+    ),
+    "group that is missing": (
+        {"groups": {"site": ["a", None, "b"]}},
+        "group 'site' is missing in row 1. Pass a level of its own, such as 'unknown'",
+    ),
+    "covariates of wrong length": (
+        {"covariates": {"age": [40, 50]}},
+        "covariates has 2 rows, the modalities have 3",
+    ),
+    "frame of wrong length": (
+        {"covariates": pd.DataFrame(index=range(4))},
+        "covariates has 4 rows, the modalities have 3",
+    ),
+    "covariates that are no table": ({"covariates": [1, 2, 3]}, "covariates is a list. Pass a Dat"),
+    "truth of wrong length": ({"truth": {"p_do": [0.5]}}, "truth has 1 rows, the modalities have"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED.values(), ids=REFUSED)
+def test_construction_refuses(given, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        cohort(**given)
+
+
+def test_a_ragged_row_that_is_named_is_the_users_row():
+    icu = [None, np.zeros((1, 3)), np.full((1, 3), NAN), np.full((1, 3), INF)]
+    observed = np.array([[False], [True], [False], [True]])
+    with pytest.raises(ValueError, match="row 3 holds an entry"):
+        Cohort(x={"icu": icu}, observed=observed)
+
+
+VISITS = {"patient": ["p", "p", "q"], "site": ["a", "b", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.select(modalities=["lab"]), "'lab' is not a modality.*Did you mean 'labs'"),
+        (lambda c: c.select(modalities=[]), "empty cohort: no modality is selected"),
+        (lambda c: c.select([False] * 3), "empty cohort: no row is selected"),
+        (lambda c: c.select([True] * 2), r"mask of shape \(2,\)\. Pass one of \(3,\)"),
+        (lambda c: c.select([0, 3]), "rows holds 3, but there are 3 rows. Pass 0 to 2"),
+        (lambda c: c.select([-4]), "rows holds -4, but there are 3 rows"),
+        (lambda c: c.select([0.5]), "rows holds float64.*Pass a boolean mask or positions"),
+        (lambda c: c.split((0.5, 0.4)), r"fractions \(0.5, 0.4\) sum to 0.9, expected positive"),
+        (lambda c: c.split((1.5, -0.5)), "expected positive ones that sum to 1"),
+        (lambda c: c.split((0.8, 0.1, 0.1)), r"would hold nobody: 3 rows cannot be cut by 'pat"),
+        (lambda c: c.split(by="sight"), r"'sight' is not a group \(.*\)\. Did you mean 'site'"),
+        (lambda c: c.split((0.5, 0.5), by="site"), "1 patients would stand in two parts.*first p"),
+        (lambda c: c.leave_out("site", "a"), "1 patients would stand in two parts when cut by 's"),
+        (lambda c: c.leave_out("sites", "a"), "'sites' is not a group.*Did you mean 'site'"),
+        (lambda c: c.leave_out("site", "c"), r"'c' is not a level of 'site' \(a, b\)\. Use one"),
+        (lambda c: c.summary(by="sex"), r"'sex' is not a group \(patient, site\)"),
+    ],
+)
+def test_parts_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(cohort(groups=VISITS))
+
+
+def test_leaving_out_everybody_is_refused():
+    with pytest.raises(ValueError, match="part 0 would hold nobody"):
+        cohort(groups={"site": ["a"] * 3}).leave_out("site", "a")
+
+
+def test_check_disjoint_refuses_shared_ids_and_shared_rows():
+    named, also_named = (cohort(groups={"patient": ids}) for ids in (["p", "q", "r"], [*"xyq"]))
+    with pytest.raises(ValueError, match="cohorts 0 and 1 share 1 patients, first q"):
+        check_disjoint(named, also_named)
+    parent = cohort()
+    with pytest.raises(ValueError, match="cohorts 1 and 2 share 1 patients, first 0"):
+        check_disjoint(parent.select([2]), parent.select([0, 1]), parent.select([0]))
+    with pytest.raises(ValueError, match="share 3 patients"):
+        check_disjoint(parent, parent.select(modalities=["labs"]))
+
+
+def test_check_disjoint_does_not_compare_row_numbers_of_strangers():
+    check_disjoint(cohort(), cohort(), cohort(groups={"patient": [0, 1, 2]}))
+    check_disjoint(cohort(groups={"patient": [1, 2, 3]}), cohort(groups={"patient": [*"123"]}))
+
+
+def test_a_row_with_nothing_observed_is_allowed_but_said():
+    with pytest.warns(UserWarning, match=r"1 of 3 rows have nothing observed.*cohort\.select"):
+        part = Cohort(x={"labs": np.array([1.0, NAN, 2.0])})
+    assert part.pattern.tolist() == ["labs", "nothing", "labs"]
+
+
+def test_choosing_modalities_says_which_rows_it_empties():
+    two = Cohort(x={"labs": np.array([1.0, NAN]), "codes": Ragged.from_rows([[1], [2]])})
+    with pytest.warns(UserWarning, match="1 of 2 rows have nothing observed"):
+        two.select(modalities="labs")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("hart", "Did you mean 'heart'"), ("zzz", "Use one of these")]
+)
+def test_an_unknown_data_set_is_refused(name, hint):
+    with pytest.raises(ValueError, match=rf"'{name}' is not a data set \(.*heart.*\)\. {hint}"):
+        load(name)
