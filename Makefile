@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 EXECUTE ?= auto
 # processes at a time
 JOBS ?= 2
-CHAPTERS ?= $(wildcard chapters/*.ipynb)
+CHAPTERS ?= chapters/*.ipynb
 
 # One thread per process: sums are taken in the same order on every machine.
 export OMP_NUM_THREADS ?= 1
