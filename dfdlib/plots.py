@@ -57,11 +57,11 @@ def style() -> None:
 
 
 _STYLE: dict[Any, Any] = {
-    "figure.figsize": (7.2, 3.6),
-    "figure.dpi": 110,
+    "figure.figsize": (5.6, 3.2),  # inches; small, so that type stays legible on a phone
+    "figure.dpi": 144,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
-    "savefig.dpi": 110,
+    "savefig.dpi": 144,
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -72,6 +72,7 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": False,
     "grid.color": "#dddddd",
     "legend.frameon": False,
+    "legend.fontsize": "small",
     "lines.linewidth": 1.8,
     "lines.markersize": 6.5,
 }
@@ -121,6 +122,7 @@ def interval_plot(
         first = frame.loc[twice, [group, method]].iloc[0].tolist()
         raise ValueError(f"{first} stands in the frame twice. Pick one metric and one run first.")
     groups, methods = frame[group].unique().tolist(), frame[method].unique().tolist()
+    own_figure = ax is None
     if ax is None:
         height = 1.3 + len(groups) * (0.25 + 0.17 * len(methods))
         _, ax = plt.subplots(figsize=(plt.rcParams["figure.figsize"][0], height))
@@ -150,7 +152,7 @@ def interval_plot(
     ax.set_xlabel(f"{xlabel}\n(dot: estimate; bar: {interval})")
     ax.set_ylabel(ylabel)
     if len(methods) > 1:
-        _legend(ax, methods)
+        _legend(ax, methods, outside=own_figure)
     return ax
 
 
@@ -253,12 +255,15 @@ def bipartite_plot(
     return ax
 
 
-def _legend(ax: Axes, methods: Sequence[str]) -> None:
+def _legend(ax: Axes, methods: Sequence[str], *, outside: bool) -> None:
     handles = [
         Line2D([], [], color=colour(name), marker=marker(name), label=name) for name in methods
     ]
     columns = math.ceil(len(methods) / math.ceil(len(methods) / 3))
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns)
+    if outside:  # of the axes, so that a wide legend does not squeeze them
+        ax.figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+    else:
+        ax.legend(handles=handles)
 
 
 def _percent(share: float) -> str:

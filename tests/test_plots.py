@@ -91,7 +91,7 @@ def test_interval_plot_draws_every_row(scores):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["va", "cleveland"]
     assert "95 % interval by patient" in ax.get_xlabel()
     assert ax.get_ylabel() == "hospital"
-    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    legend = [text.get_text() for text in ax.figure.legends[0].get_texts()]
     assert legend == ["GRAPE", "Logistic regression"]
 
 
@@ -103,11 +103,28 @@ def test_interval_plot_puts_first_group_on_top_and_methods_apart(scores):
     assert heights[0.6] < 0 < heights[0.75]  # both around row 0
 
 
+def test_a_wide_legend_leaves_the_axes_their_width():
+    frame = pd.DataFrame(
+        {
+            "level": "cleveland",
+            "method": ["Logistic regression", "Gradient boosting", "GRAPE", "Transformer"],
+            "value": 0.8,
+            "low": 0.7,
+            "high": 0.9,
+        }
+    )
+    ax = plots.interval_plot(frame, xlabel="AUROC", ylabel="held-out hospital")
+    ax.figure.canvas.draw()
+    assert ax.get_position().width > 0.6
+
+
 def test_interval_plot_draws_on_given_axes_without_legend_for_one_method(scores):
-    _, ax = plt.subplots()
+    _, (left, right) = plt.subplots(1, 2)
     one = scores[scores["method"] == "GRAPE"]
-    assert plots.interval_plot(one, xlabel="AUROC", ax=ax) is ax
-    assert ax.get_legend() is None
+    assert plots.interval_plot(one, xlabel="AUROC", ax=left) is left
+    assert left.get_legend() is None
+    plots.interval_plot(scores, xlabel="AUROC", ax=right)
+    assert len(right.get_legend().get_texts()) == 2
 
 
 def test_interval_plot_refuses_a_missing_column(scores):

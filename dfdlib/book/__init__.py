@@ -1,0 +1,29 @@
+"""What the chapters share, and what builds the book from them.
+
+In a chapter: `glue` a number into the prose, show the `claims_table`, end with `provenance`.
+From the command line, in a clone of the repository::
+
+    python -m dfdlib.book config --execute auto --out _build/_config.yml
+    python -m dfdlib.book pages
+
+The first derives the configuration that `jupyter-book build . --config` reads. The second rewrites
+the pages that are generated from other files: the list of claims and the list of departures.
+"""
+
+from dfdlib.book._chapter import Provenance, claims_table, glue, library_commit, provenance
+from dfdlib.book._config import cache_key, write_config
+from dfdlib.book._files import book_root
+from dfdlib.book._pages import departures, pages
+
+__all__ = [
+    "Provenance",
+    "book_root",
+    "cache_key",
+    "claims_table",
+    "departures",
+    "glue",
+    "library_commit",
+    "pages",
+    "provenance",
+    "write_config",
+]

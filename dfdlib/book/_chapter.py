@@ -1,0 +1,182 @@
+"""What the chapters share: a glued number, the provenance box, the table of claims."""
+
+import html
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dfdlib.book._files import book_root, load_claims
+
+_RECORD = "application/papermill.record/"
+_STARTED = time.monotonic()
+_DISTRIBUTIONS = ("dfdlib", "torch", "torch-geometric", "numpy", "pandas", "scikit-learn")
+_NO_RESULT = {"credentialed": "needs credentialed data"}
+
+
+def glue(name: str, value: Any, *, digits: int | None = None) -> None:
+    """Make a value available to the prose as ``{glue:text}`name```; every number goes through here.
+
+    numpy and torch scalars become plain Python, because the page would otherwise print
+    `np.float64(0.87)`. Outside a notebook the value is only checked.
+
+    Args:
+        name: what the prose calls it; unique in the chapter.
+        value: a number or a string.
+        digits: decimals that the page shows. Without it write the format in the prose:
+            ``{glue:text}`name:.2f```.
+
+    Raises:
+        TypeError: the value is neither a number nor a string.
+        ValueError: the value is not finite.
+
+    >>> glue("auroc", 0.8712, digits=2)
+    >>> glue("auroc", float("nan"))
+    Traceback (most recent call last):
+    ...
+    ValueError: 'auroc' is nan, and the page would say so. Glue a text instead, ...
+    """
+    with suppress(AttributeError, ValueError, RuntimeError):  # no scalar, or several of them
+        value = value.item()
+    if not isinstance(value, (int, float, str)):
+        raise TypeError(
+            f"'{name}' is a {type(value).__name__}; the prose takes a number or a string. "
+            f"Pick one value, for example glue('{name}', table.loc['va', 'value'])."
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"'{name}' is {value}, and the page would say so. "
+            f"Glue a text instead, for example glue('{name}', 'not defined')."
+        )
+    if digits is not None:
+        value = f"{value:.{digits}f}"
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        ipython.display.display(
+            {f"{_RECORD}text/plain": repr(value)},
+            metadata={"scrapbook": {"name": name, "mime_prefix": _RECORD}},
+            raw=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a chapter's numbers come from; a notebook shows it as a box."""
+
+    commit: str
+    seed: int
+    data: str
+    versions: dict[str, str]
+    seconds: float
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """What the box says, by label."""
+        return {
+            "Library": self.commit,
+            "Data": self.data,
+            "Seed": str(self.seed),
+            "Versions": " · ".join(f"{name} {version}" for name, version in self.versions.items()),
+            "Duration": f"{_rounded(self.seconds)} on {os.cpu_count()} processor cores",
+        }
+
+    def __repr__(self) -> str:
+        """One line a label."""
+        return "\n".join(f"{label}: {text}" for label, text in self.rows.items())
+
+    def _repr_html_(self) -> str:
+        items = "".join(
+            f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in self.rows.items()
+        )
+        return f'<aside class="provenance"><p>How this page was made</p><dl>{items}</dl></aside>'
+
+
+def provenance(*, seed: int, data: str) -> Provenance:
+    """Say where the numbers of a chapter come from: its last cell.
+
+    The commit is the last one that touched the library, with a `+` where files were changed since;
+    the duration counts from the import of this module, and is rounded.
+
+    Args:
+        seed: the chapter's parameter.
+        data: name of the data, for example "UCI heart disease, 920 patients".
+    """
+    versions = {name: metadata.version(name) for name in _DISTRIBUTIONS}
+    return Provenance(
+        commit=f"dfdlib {versions.pop('dfdlib')}, {library_commit()}",
+        seed=seed,
+        data=data,
+        versions={"python": platform.python_version()} | versions,
+        seconds=time.monotonic() - _STARTED,
+    )
+
+
+def library_commit(package: str | Path = Path(__file__).parents[1]) -> str:
+    """Last commit that touched the library, `+` where it was changed since; else "no commit"."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words, "--", "."]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("log", "-1", "--format=%h", "--abbrev=10")
+        changed = git("status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        commit = changed = ""
+    return f"commit {commit}{'+' if changed else ''}" if commit else "no commit"
+
+
+def _rounded(seconds: float) -> str:
+    if seconds < 10:
+        return "under 10 s"
+    if seconds < 100:
+        return f"about {round(seconds, -1):.0f} s"
+    return f"about {seconds / 60:.0f} min"
+
+
+def claims_table(ids: Sequence[str] | None = None, *, root: Path | None = None) -> pd.DataFrame:
+    """List claims with what became of them: a row per claim, reach and stored result.
+
+    Args:
+        ids: claims of `claims.yaml`, in the order wanted; None takes all.
+        root: folder of the book; None finds it.
+
+    Returns:
+        Columns claim, statement, reach, verdict, dataset, method, metric, effect, low, high, seeds
+        and command. Where no result is stored, the verdict says why.
+
+    Raises:
+        ValueError: an id that `claims.yaml` does not have.
+    """
+    # Late: both import torch, and the commands of this package do without.
+    from dfdlib.data._validate import unknown
+    from dfdlib.evaluation import read_results
+
+    root = root or book_root()
+    claims = {claim["id"]: claim for claim in load_claims(root)}
+    for name in ids or ():
+        if name not in claims:
+            raise unknown(name, claims, "claim of claims.yaml")
+    wanted = pd.DataFrame(
+        [
+            {"claim": name, "statement": claims[name]["claim"], "reach": reach}
+            for name in ids or claims
+            for reach in claims[name]["reach"]
+        ]
+    )
+    columns = ["claim", "reach", "verdict", "dataset", "method", "metric"]
+    columns += ["effect", "low", "high", "seeds", "command"]
+    results = read_results(root / "results").reindex(columns=columns).astype({"claim": object})
+    table = wanted.merge(results, how="left", on=["claim", "reach"])
+    none_yet = table["reach"].map(lambda reach: _NO_RESULT.get(reach, "no result yet"))
+    return table.assign(verdict=table["verdict"].fillna(none_yet))

@@ -1,0 +1,48 @@
+"""The configuration that Jupyter Book reads, with an execution cache that knows the library."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from dfdlib.book._files import book_root
+
+# What a chapter's outputs depend on besides its own code, which jupyter-cache looks at alone.
+_KEYED = ("dfdlib/**/*.py", "dfdlib/data/*.csv", "results/**/*.json", "requirements.lock")
+
+
+def cache_key(root: Path | None = None) -> str:
+    """Hash the library, its data, the stored results and the lock: all that chapters compute with.
+
+    jupyter-cache compares a chapter's code alone, and would go on showing numbers of an older
+    library. So each state of the library gets a cache folder of its own.
+    """
+    root = root or book_root()
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _KEYED for path in root.glob(pattern)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def write_config(
+    path: str | Path, *, execute: Literal["auto", "off"] = "auto", root: Path | None = None
+) -> None:
+    """Derive the configuration that Jupyter Book reads from `_config.yml`.
+
+    Args:
+        path: file to write.
+        execute: "auto" executes a chapter when its code or anything in `cache_key` has changed;
+            "off" builds from the outputs that are stored in the chapters.
+        root: folder of the book; None finds it.
+    """
+    root = root or book_root()
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
+    config["execute"] |= {
+        "execute_notebooks": "cache" if execute == "auto" else "off",
+        "cache": str(root / "_build" / f"cache-{cache_key(root)}"),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf8")
