@@ -72,5 +72,5 @@ lock: $(INSTALLED) ## Resolve the dependencies anew (UPGRADE=1: to their newest 
 	$(BIN)/python workflow/lock.py $(if $(UPGRADE),--upgrade)
 
 clean: ## Remove what the other targets built; keep .venv, results/ and runs/
-	rm -rf _build build dist .coverage* *.egg-info .*_cache .snakemake
+	rm -rf _build build dist .coverage* *.egg-info .*_cache .hypothesis .snakemake
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every run, and no stopwatch: machines are shared.
+settings.register_profile("dfdlib", derandomize=True, deadline=None)
+settings.load_profile("dfdlib")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
