@@ -86,6 +86,17 @@ class Batch:
         """Count the rows."""
         return len(self.index)
 
+    def rows(self, positions: Int64[Tensor, " k"]) -> "Batch":
+        """Take some rows, by position."""
+        return Batch(
+            x={name: value[positions] for name, value in self.x.items()},
+            observed=self.observed[positions],
+            y=None if self.y is None else self.y[positions],
+            groups={name: levels[positions.cpu()] for name, levels in self.groups.items()},
+            index=self.index[positions],
+            x_observed={name: mask[positions] for name, mask in self.x_observed.items()},
+        )
+
     def to(self, device: str | torch.device) -> "Batch":
         """Copy to a device; group labels stay where they are."""
         return Batch(

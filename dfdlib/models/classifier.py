@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.models.encoders import make_encoders
 from dfdlib.models.heads import Linear
+from dfdlib.models.method import Method
 
 
-class Classifier(nn.Module):
+class Classifier(Method):
     r"""Empirical risk minimisation (ERM): tokens, backbone, head, cross-entropy.
 
     .. math::
@@ -41,10 +42,7 @@ class Classifier(nn.Module):
         ['cross_entropy', 'total']
     """
 
-    #: What `Stage` may set for a part of the training.
-    stage_options: tuple[str, ...] = ()
     d: int
-    prepared: Tensor
 
     def __init__(
         self,

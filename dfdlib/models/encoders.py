@@ -119,7 +119,9 @@ class CategoricalEncoder(nn.Module):
         )
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        self._resize(len(state[prefix + "vocabulary"]))
+        n_words = len(state[prefix + "vocabulary"])
+        if n_words != len(self.vocabulary):  # else an optimiser may already hold the table
+            self._resize(n_words)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(

@@ -1,0 +1,262 @@
+"""The training loop: one epoch after the other, able to stop and go on between any two."""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dfdlib._checkpoints import latest, read_folder, write_checkpoint
+from dfdlib.data import Batch, Cohort
+from dfdlib.evaluation import evaluate
+from dfdlib.models import Method, Stage
+
+Selection = Literal["last", "val_loss", "val_auroc"]
+
+#: How a selection rule is named in tables.
+SELECTION = {
+    "last": "last epoch",
+    "val_loss": "lowest validation loss",
+    "val_auroc": "highest validation AUROC",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of one call of `fit`."""
+
+    stages: list[Stage]
+    batch_size: int
+    lr: float
+    weight_decay: float
+    seed: int
+    select: Selection
+    patience: int | None
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def selection(self) -> str:
+        rule = SELECTION[self.select]
+        return rule if self.patience is None else f"{rule}, patience {self.patience}"
+
+    def stage_of(self, epoch: int) -> int:
+        """The stage to which an epoch (from 0) belongs."""
+        ends = np.cumsum([stage.epochs for stage in self.stages])
+        return int(np.searchsorted(ends, epoch, side="right"))
+
+
+@dataclass
+class Progress:
+    """What changes from epoch to epoch beside the weights; stands in every checkpoint."""
+
+    epoch: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+
+
+class Loop:
+    """One training run: holds what an epoch needs, and can stop and start between any two."""
+
+    def __init__(
+        self,
+        model: Method,
+        train: Cohort,
+        val: Cohort | None,
+        *,
+        plan: Plan,
+        fabric: Fabric,
+        folder: str | Path | None,
+    ) -> None:
+        self.plain, self.train, self.val = model, train, val
+        self.plan, self.fabric = plan, fabric
+        self.folder = None if folder is None else Path(folder)
+        # Fabric's wrapper steps; the state is read and written on the optimiser itself
+        self.plain_optimizer = torch.optim.AdamW(
+            model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
+        )
+        self.model, self.optimizer = fabric.setup(model, self.plain_optimizer)
+        self.model.mark_forward_method("loss")
+        self.best: dict[str, Tensor] = {}
+        self.state = Progress()
+        if self.folder is not None:
+            self.identity = _identity(model, train, val, plan)
+            self._resume(self.folder)
+
+    def run(self) -> Iterator[None]:
+        """Train epoch by epoch; yields after each, those of an earlier process included."""
+        yield from (None for _ in range(self.state.epoch))
+        while self.state.epoch < self.plan.epochs and not self.state.stopped:
+            stage = self.plan.stage_of(self.state.epoch)
+            with _attributes(self.plain, self.plan.stages[stage].overrides):
+                row = {"stage": stage + 1, "epoch": self.state.epoch + 1, **self._epoch(stage)}
+                if self.val is not None:
+                    row |= self._validate(self.val)
+            self.state.epoch += 1
+            self.state.history.append(row)
+            if stage == len(self.plan.stages) - 1:
+                self._select(row)
+            if self.folder is not None and self.fabric.is_global_zero:
+                self._checkpoint(self.folder)
+            yield
+
+    def finish(self) -> int:
+        """Put the selected weights in place, fix the modality states; the epoch they are of."""
+        if self.best:
+            self.plain.load_state_dict(self.best)
+        self.plain.fix_states(self._in_order)
+        self.plain.eval()
+        return self.state.best_epoch if self.best else self.state.epoch
+
+    def _epoch(self, stage: int) -> dict[str, float]:
+        """One pass over the training part; the mean of each loss term."""
+        lr = self.plan.stages[stage].lr or self.plan.lr
+        for group in self.plain_optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        torch.manual_seed(mix(self.plan.seed, self.state.epoch, rank))
+        sums: dict[str, float] = {}
+        order = mix(self.plan.seed, self.state.epoch)
+        for step, whole in enumerate(self.train.batches(self.plan.batch_size, seed=order)):
+            batch = whole if world == 1 else whole.rows(torch.arange(rank, len(whole), world))
+            terms = self.model.loss(batch.to(self.fabric.device))
+            self._check_finite(terms, step)
+            # every process takes the mean over its own labels; put together, one mean over all
+            share = _labels(batch) * world / max(_labels(whole), 1) if world > 1 else 1.0
+            self.fabric.backward(terms["total"] * share)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(term.detach()) * share * len(whole)
+        mean = {f"train_{name}": total / len(self.train) for name, total in sums.items()}
+        if world > 1:
+            mean = {k: float(self.fabric.all_reduce(torch.tensor(v))) for k, v in mean.items()}  # type: ignore[arg-type]
+        return {"lr": lr, **mean}
+
+    def _check_finite(self, terms: dict[str, Tensor], step: int) -> None:
+        if math.isfinite(float(terms["total"].detach())):
+            return
+        bad = [name for name, term in terms.items() if not math.isfinite(float(term.detach()))]
+        term = next((name for name in bad if name != "total"), "total")
+        kept = "" if self.folder is None else f" The last good checkpoint is in {self.folder}."
+        raise FloatingPointError(
+            f"the loss term {term!r} is {float(terms[term].detach())} in epoch "
+            f"{self.state.epoch + 1}, step {step + 1}. Try a smaller learning rate, such as "
+            f"lr={self.plan.lr / 10:g}.{kept}"
+        )
+
+    @torch.no_grad()
+    def _validate(self, val: Cohort) -> dict[str, float]:
+        self.plain.fix_states(self._in_order)
+        self.model.eval()
+        total, n = 0.0, 0
+        for batch in val.batches(4096):
+            term = self.plain.loss(batch.to(self.fabric.device))["total"]
+            total, n = total + float(term) * _labels(batch), n + _labels(batch)
+        scores = evaluate(self.plain, val, n_boot=0).frame.set_index("metric")["value"]
+        return {"val_loss": total / max(n, 1), "val_auroc": float(scores["auroc"])}
+
+    def _select(self, row: dict[str, Any]) -> None:
+        """Keep the weights if they are the best so far; stop if they have not been for long."""
+        if self.plan.select == "last":
+            return
+        value = row[self.plan.select]
+        score = -value if self.plan.select == "val_loss" else value
+        state = self.state
+        if score > state.best_score:
+            state.best_score, state.best_epoch = score, state.epoch
+            self.best = {k: v.detach().clone() for k, v in self.plain.state_dict().items()}
+        elif self.plan.patience is not None:
+            state.stopped = state.epoch - state.best_epoch >= self.plan.patience
+
+    def _in_order(self) -> Iterator[Batch]:
+        for batch in self.train.batches(4096):
+            yield batch.to(self.fabric.device)
+
+    def _checkpoint(self, folder: Path) -> None:
+        tensors = {f"model.{k}": v for k, v in self.plain.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for i, slots in self.plain_optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        state = dict(self.state.__dict__)
+        write_checkpoint(folder, self.state.epoch, tensors, self.identity | {"state": state})
+
+    def _resume(self, folder: Path) -> None:
+        found = latest(folder)
+        if found is None:
+            return
+        tensors, card = read_folder(found, "checkpoint")
+        other = [k for k, v in self.identity.items() if card.get(k) != v]
+        if other:
+            raise ValueError(
+                f"{folder} holds the checkpoint of another run: {other[0]} was "
+                f"{card.get(other[0])!r} and is now {self.identity[other[0]]!r}. Pass another "
+                "folder, or delete this one."
+            )
+        self.state = Progress(**card["state"])
+        part: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            head, _, rest = name.partition(".")
+            part[head][rest] = tensor
+        self.plain.load_state_dict(part["model"])
+        self.best = {k: v.to(self.fabric.device) for k, v in part["best"].items()}
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in part["optimizer"].items():
+            i, _, slot = name.partition(".")
+            slots.setdefault(int(i), {})[slot] = tensor
+        settings = self.plain_optimizer.state_dict()
+        self.plain_optimizer.load_state_dict(settings | {"state": slots})
+
+
+def _identity(model: Method, train: Cohort, val: Cohort | None, plan: Plan) -> dict[str, Any]:
+    """What must agree between a checkpoint and the run that goes on from it."""
+    settings = {k: v for k, v in plan.__dict__.items() if k != "stages"}
+    return {
+        "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters())} weights",
+        "stages": repr(plan.stages),
+        **settings,
+        "train": _fingerprint(train),
+        "val": None if val is None else _fingerprint(val),
+    }
+
+
+def _fingerprint(cohort: Cohort) -> str:
+    """Size and hash of a cohort's masks and labels."""
+    digest = hashlib.sha256(cohort.observed.cpu().numpy().tobytes())
+    if cohort.y is not None:
+        digest.update(cohort.y.cpu().numpy().tobytes())
+    return f"{len(cohort)} patients, {digest.hexdigest()[:12]}"
+
+
+def _labels(batch: Batch) -> int:
+    return 0 if batch.y is None else int((~batch.y.isnan()).sum())
+
+
+def mix(*numbers: int) -> int:
+    """One seed from several numbers, so that neighbouring ones have nothing in common."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextlib.contextmanager
+def _attributes(model: Method, values: dict[str, Any]) -> Iterator[None]:
+    """Set attributes of the model for the length of a stage."""
+    before = {name: getattr(model, name) for name in values}
+    for name, value in values.items():
+        setattr(model, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(model, name, value)

@@ -1,0 +1,69 @@
+"""What every method is to `fit` and `evaluate`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dfdlib.data import Batch, Cohort, Schema
+
+
+class Stage:
+    """A part of the training: how many epochs, and what the model does differently in them.
+
+    Args:
+        epochs: number of epochs.
+        lr: learning rate; None takes that of `fit`.
+        **overrides: attributes of the model for this stage; each must be in `model.stage_options`.
+
+    Example:
+        >>> Stage(epochs=15, lr=1e-3)
+        Stage(epochs=15, lr=0.001)
+    """
+
+    def __init__(self, *, epochs: int, lr: float | None = None, **overrides: Any) -> None:
+        if epochs < 0:
+            raise ValueError(f"epochs must not be negative, got Stage(epochs={epochs}).")
+        self.epochs, self.lr, self.overrides = epochs, lr, overrides
+
+    def __repr__(self) -> str:
+        settings = {"epochs": self.epochs, "lr": self.lr, **self.overrides}
+        return f"Stage({', '.join(f'{k}={v!r}' for k, v in settings.items() if v is not None)})"
+
+
+class Method(nn.Module, ABC):
+    """A model that can be trained by `fit` and scored by `evaluate`.
+
+    Attributes:
+        schema: what the model was made for.
+        prepared: whether `prepare` was called; a buffer, so that it is saved.
+        stage_options: names of attributes that a `Stage` may set for a part of the training.
+        default_stages: the stages that `fit` takes where it is given none.
+    """
+
+    schema: Schema
+    prepared: Tensor
+    stage_options: tuple[str, ...] = ()
+    default_stages: tuple[Stage, ...] = (Stage(epochs=100),)
+
+    @abstractmethod
+    def prepare(self, train: Cohort) -> None:
+        """Fit scalers, vocabularies and whatever else is read off the training part."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Each term of the loss by name; `total` is what is minimised, a mean over known labels."""
+
+    @abstractmethod
+    def predict_proba(self, batch: Batch) -> Float[Tensor, "n k"]:
+        """Probability of each class (of each label, if multi-label) for each patient of a batch."""
+
+    @abstractmethod
+    def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Fix what depends on other patients, from the batches of the training part."""
+
+    if TYPE_CHECKING:
+        # torch types every attribute of a module as Tensor | Module
+        def __getattr__(self, name: str) -> Any: ...

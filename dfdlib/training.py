@@ -1,0 +1,241 @@
+"""Training: stages, a named selection rule, checkpoints that survive a kill, devices by Fabric."""
+
+import contextlib
+import os
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from dfdlib._checkpoints import read_folder, write_folder
+from dfdlib._loop import SELECTION, Loop, Plan, Selection, mix
+from dfdlib.data import Cohort, check_disjoint
+from dfdlib.models import Method, Stage
+from dfdlib.models.describe import describe, rebuild
+
+__all__ = ["Run", "Stage", "fit", "load_model", "seed_everything"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `fit` returns.
+
+    Attributes:
+        model: the trained model, in evaluation mode.
+        history: one row per epoch: stage, epoch, lr, mean of each loss term, validation scores.
+        selection: the rule that picked the weights, in words.
+        best_epoch: the epoch whose weights the model holds, counted from 1.
+        seed: the seed.
+    """
+
+    model: Method
+    history: pd.DataFrame
+    selection: str
+    best_epoch: int
+    seed: int
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model so that `load_model(folder)` makes it again in another process.
+
+        The folder holds `model.safetensors` (weights, scalers, vocabularies, modality states) and
+        `model.json` (classes and arguments, schema, selection rule, history). It is written under a
+        temporary name and renamed; what stood there before is replaced.
+
+        Raises:
+            TypeError: if the model holds a module that JSON cannot describe; says which.
+        """
+        card = {
+            "format": 1,
+            "model": describe(self.model),
+            "selection": self.selection,
+            "best_epoch": self.best_epoch,
+            "seed": self.seed,
+            "history": self.history.to_dict("records"),
+        }
+        write_folder(Path(folder), "model", dict(self.model.state_dict()), card)
+
+
+def load_model(folder: str | Path) -> Method:
+    """Make a saved model again, ready to score new patients; see `Run.save`.
+
+    Only classes that can be imported by name are made again, and nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: if the folder holds no saved model.
+    """
+    tensors, card = read_folder(Path(folder), "model")
+    model = rebuild(card["model"])
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms.
+
+    `fit` needs no such call, it seeds itself; this is for code of your own around it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries that read the global state
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def fit(
+    model: Method,
+    train: Cohort,
+    val: Cohort | None = None,
+    *,
+    stages: list[Stage] | None = None,
+    batch_size: int = 512,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-4,
+    seed: int = 0,
+    select: Selection = "last",
+    patience: int | None = None,
+    init: Literal["fresh", "keep"] = "fresh",
+    folder: str | Path | None = None,
+    fabric: Fabric | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train a model.
+
+    Scalers and vocabularies are fitted on `train` and stored in the model; the weights are drawn
+    anew from `seed`; AdamW minimises `model.loss(batch)["total"]`. Before each validation, and at
+    the end, states that depend on other patients are fixed over `train`. On the CPU the same seed
+    gives the same bits.
+
+    Args:
+        model: a method such as `Classifier`, with `loss(batch)` and `predict_proba(batch)`.
+        train: the training part.
+        val: the validation part. It is only read by the selection rule and the history.
+        stages: parts of the training, one after the other; None takes `model.default_stages`.
+        batch_size: patients per step, over all processes.
+        lr: learning rate.
+        weight_decay: AdamW's decoupled weight decay.
+        seed: draws the initial weights, the order of patients and the dropout.
+        select: which epoch's weights are kept: the last, or the best of the last stage by
+            validation loss or AUROC.
+        patience: stop the last stage after this many epochs without improvement.
+        init: "fresh" draws new weights; "keep" trains on from the weights, scalers and
+            vocabularies that the model has.
+        folder: where a checkpoint is kept after each epoch. A run that was killed is called again
+            with the same arguments and goes on; it ends in the same weights.
+        fabric: devices, precision and processes; None takes one device, a GPU where there is one.
+            For several processes make one, such as `Fabric(devices=2)`, and launch it yourself.
+        progress: show a progress bar; None shows one where stdout is a terminal.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        ValueError: if a patient stands in `train` and `val`, a rule needs a validation part that is
+            not there, training holds one class only, a stage is unknown or there is no epoch, a
+            module has weights that a seed cannot draw anew, or `folder` holds another run.
+        FloatingPointError: if the loss is not finite; says at which step and in which term.
+
+    Example:
+        >>> from dfdlib.models import GRAPE, Classifier
+        >>> cohort = Cohort(x={"labs": torch.randn(40, 3)}, y=[0, 1] * 20)
+        >>> model = Classifier(backbone=GRAPE(d=8), schema=cohort.schema)
+        >>> run = fit(model, cohort, stages=[Stage(epochs=2)], seed=0)
+        >>> run.selection, len(run.history)
+        ('last epoch', 2)
+    """
+    stages = list(model.default_stages if stages is None else stages)
+    _check(model, train, val, stages=stages, select=select, patience=patience)
+    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    plan = Plan(stages, batch_size, lr, weight_decay, seed, select, patience)
+    bar = sys.stdout.isatty() if progress is None else progress
+    with _own_random_state():
+        if init == "fresh":
+            _draw_weights(model, seed)
+        if init == "fresh" or not model.prepared:
+            model.prepare(train)
+        loop = Loop(model, train, val, plan=plan, fabric=fabric, folder=folder)
+        with tqdm(total=plan.epochs, disable=not bar, unit="epoch") as ticker:
+            for _ in loop.run():
+                ticker.update(1)
+        best_epoch = loop.finish()
+    return Run(
+        model=model,
+        history=pd.DataFrame(loop.state.history),
+        selection=plan.selection,
+        best_epoch=best_epoch,
+        seed=seed,
+    )
+
+
+def _check(
+    model: Method,
+    train: Cohort,
+    val: Cohort | None,
+    *,
+    stages: list[Stage],
+    select: str,
+    patience: int | None,
+) -> None:
+    if select not in SELECTION:
+        raise ValueError(
+            f"select must be one of {', '.join(map(repr, SELECTION))}, got {select!r}."
+        )
+    if val is None and (select != "last" or patience is not None):
+        raise ValueError(
+            f"select={select!r} with patience={patience} needs a validation part. "
+            "Pass val=, or select='last' and patience=None."
+        )
+    if select == "last" and patience is not None:
+        raise ValueError(
+            f"patience={patience} needs a score to wait for. Pass select='val_loss' or 'val_auroc'."
+        )
+    if sum(stage.epochs for stage in stages) == 0:
+        raise ValueError(f"the stages hold no epoch: {stages}. Pass stages=[Stage(epochs=100)].")
+    for stage in stages:
+        for name in stage.overrides:
+            if name not in model.stage_options:
+                options = ", ".join(model.stage_options) or "none"
+                raise ValueError(
+                    f"{name!r} is no stage option of {type(model).__name__} (options: {options})."
+                )
+    if train.y is None:
+        raise ValueError("the training part has no labels. Pass y= when you make the Cohort.")
+    classes = train.y[~train.y.isnan()].unique()
+    if len(classes) < 2:
+        raise ValueError(
+            f"the training part holds {len(train)} patients but "
+            + (f"only the class {classes[0]:g}" if len(classes) else "no known label")
+            + ". There is nothing to tell apart; check y and how the cohort was split."
+        )
+    if val is not None:
+        check_disjoint(train, val)
+
+
+def _draw_weights(model: Method, seed: int) -> None:
+    """Draw all weights anew, module by module, in the order of `model.modules()`."""
+    torch.manual_seed(mix(seed))
+    for module in model.modules():
+        draw = getattr(module, "reset_parameters", None) or getattr(
+            module, "_reset_parameters", None
+        )
+        if draw is not None:
+            draw()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                f"{type(module).__name__} holds parameters but no reset_parameters(), so its "
+                "weights would not depend on the seed. Write that method, or pass init='keep'."
+            )
+
+
+@contextlib.contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Leave the caller's random state as it was."""
+    with torch.random.fork_rng():
+        yield
