@@ -8,7 +8,7 @@ once, equal to scikit-learn's `sample_weight` result, ties included.
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -78,7 +78,7 @@ class WeightedMetrics:
             correct = event
             squared = ((probabilities - truth) ** 2).sum(axis=1, keepdims=True)
         else:
-            truth = y.reshape(n, -1)
+            truth = y[:, None] if y.ndim == 1 else y
             scores = probabilities[:, 1:] if task == "binary" else probabilities
             decision = (scores > 0.5).astype(float)
             confidence, event = scores, truth
@@ -99,7 +99,7 @@ class WeightedMetrics:
         self._bins = (event.shape[1], n_bins)
         parts = [
             known, truth, decision, decision * truth,  # one column per class or label
-            unit_known, correct, squared, gaps.reshape(n, -1),  # one per unit
+            unit_known, correct, squared, gaps.reshape(n, event.shape[1] * n_bins),  # one per unit
         ]  # fmt: skip
         masks = [known] * 4 + [unit_known] * 3 + [np.repeat(unit_known, n_bins, axis=1)]
         self._sums = np.hstack(
@@ -252,9 +252,14 @@ def bootstrap(
         n_patients: Patients to draw from.
         n_boot: Replicates.
         seed: Equal seeds and patients give equal draws: differences are then paired.
+
+    Raises:
+        ValueError: A negative number of replicates.
     """
+    if n_boot < 0:
+        raise ValueError(f"n_boot is {n_boot}. Pass 0 for no intervals, or for example 1000")
     result = np.empty((len(sets), n_boot, len(METRICS)))
-    chunk = max(1, _CHUNK // max(n_patients, *(len(codes) for _, codes in sets)))
+    chunk = max(1, _CHUNK // max([n_patients, *(len(codes) for _, codes in sets)]))
     done = 0
     for weights in patient_weights(n_patients, n_boot, seed=seed, chunk=chunk):
         part = slice(done, done + len(weights))
@@ -267,13 +272,15 @@ def bootstrap(
 def interval(replicates: Float[np.ndarray, " b"], alpha: float = 0.05) -> tuple[float, float]:
     """Percentile interval at level 1 - alpha over the replicates that are defined.
 
-    NaN where fewer than half are: what is left no longer speaks for the whole.
+    Its ends are the k-th value from below and from above, k = floor(alpha / 2 (B + 1)), at least 1:
+    it leaves out 0 exactly where the two-sided bootstrap p value is at most alpha. NaN where fewer
+    than half of the replicates are defined: what is left no longer speaks for the whole.
 
-    >>> interval(np.arange(101.0), alpha=0.1)
-    (5.0, 95.0)
+    >>> interval(np.arange(1.0, 40.0), alpha=0.05)
+    (1.0, 39.0)
     """
-    kept: Bool[np.ndarray, " b"] = ~np.isnan(replicates)
-    if not len(replicates) or 2 * kept.sum() < len(replicates):
+    kept: Float[np.ndarray, " kept"] = np.sort(replicates[~np.isnan(replicates)])
+    if not len(kept) or 2 * len(kept) < len(replicates):
         return np.nan, np.nan
-    low, high = np.quantile(replicates[kept], [alpha / 2, 1 - alpha / 2])
-    return float(low), float(high)
+    k = max(1, int(alpha / 2 * (len(kept) + 1) + 1e-9))
+    return float(kept[k - 1]), float(kept[-k])

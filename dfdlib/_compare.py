@@ -23,7 +23,7 @@ def compare(
     metrics: Sequence[str] | str = ("auroc",),
     n_boot: int = 1000,
     seed: int = 0,
-    margin: float = 0.0,
+    margin: int | float = 0.0,
     alpha: float = 0.05,
 ) -> pd.DataFrame:
     r"""Paired differences a − b on the same patients, one row per metric and level.
@@ -36,7 +36,8 @@ def compare(
 
     Over the m rows with a number, Holm's step-down multiplies the k-th smallest p by m − k + 1 and
     gives its interval the level 1 − alpha / (m − k + 1). From the first row on that
-    is not rejected the divisor stays: an adjusted interval excludes 0 where p_holm is below alpha.
+    is not rejected the divisor stays: an adjusted interval leaves out 0 where p_holm is at most
+    alpha. Too few replicates for a level are said in a warning, and give no adjusted interval.
 
     The verdict is about "a is better than b" (for Brier score and ECE lower is better; the
     difference stays a − b). *held*: the adjusted interval lies beyond the margin. *did not hold*:
@@ -79,7 +80,12 @@ def compare(
     pairs = _paired(a, b)
     keys = list(dict.fromkeys(key for first, _ in pairs for key in first.strata))
     difference, reasons = _differences(pairs, keys, names)
-    draws = _replicates(pairs, keys, names, n_boot=n_boot, seed=seed)
+    scored = np.isfinite(difference).any(axis=1)
+    found = _replicates(
+        pairs, [keys[k] for k in np.flatnonzero(scored)], names, n_boot=n_boot, seed=seed
+    )
+    draws = np.full((*difference.shape, n_boot), np.nan)
+    draws[scored] = found
     draws[np.isnan(difference)] = np.nan
 
     frame = pd.DataFrame(
@@ -93,8 +99,10 @@ def compare(
         _p_value(row) if test else math.nan for row, test in zip(draws, tested, strict=True)
     ]
     frame["p_holm"], levels = _holm(frame["p"].to_numpy(), alpha)
+    reached = levels + 1e-9 >= 2 / (np.isfinite(draws).sum(axis=1) + 1)
     frame[["low_holm", "high_holm"]] = [
-        interval(row, level) for row, level in zip(draws, levels, strict=True)
+        interval(row, level) if enough else (math.nan, math.nan)
+        for row, level, enough in zip(draws, levels, reached, strict=True)
     ]
     frame["verdict"] = [
         verdict(metric, low, high, margin)
@@ -103,10 +111,9 @@ def compare(
     sizes = [np.mean([len(r.strata.get(key, ())) for r, _ in pairs]) for key in keys]
     frame["n"] = np.repeat(np.round(sizes).astype(int), len(names))
     frame["note"] = reasons
-    too_few = tested.sum() * 2 / (n_boot + 1) > alpha
-    if too_few:
+    if not reached[tested].all():
         warnings.warn(
-            f"with {tested.sum()} rows, {n_boot} replicates cannot reach p_holm < {alpha:g}. Pass "
+            f"{n_boot} replicates are too few for adjusted intervals of {tested.sum()} rows. Pass "
             f"n_boot={math.ceil(2 * tested.sum() / alpha)}, or compare fewer rows",
             UserWarning,
             stacklevel=2,
@@ -115,7 +122,7 @@ def compare(
 
 
 def verdict(
-    metric: str, low: float, high: float, margin: float
+    metric: str, low: float, high: float, margin: int | float
 ) -> Literal["held", "did not hold", "undecided"]:
     """Judge "a is better than b by more than the margin" from an interval of a − b.
 
@@ -181,7 +188,7 @@ def _replicates(
     sets = []
     for key in keys:
         for pair, code in zip(pairs, codes, strict=True):
-            rows = pair[0].strata.get(key, np.arange(0))
+            rows = pair[0].strata[key]
             for r in pair:
                 metrics = WeightedMetrics(
                     r.y[rows], r.probabilities[rows], task=r.task, n_bins=r.n_bins
@@ -216,6 +223,6 @@ def _holm(
     if len(order):
         steps = np.arange(len(order), 0, -1)
         adjusted[order] = np.minimum(1, np.maximum.accumulate(steps * p[order]))
-        rejected = (adjusted[order] <= alpha).sum()
+        rejected = (adjusted[order] <= alpha + 1e-9).sum()
         levels[order] = alpha / np.maximum(steps, steps[min(rejected, len(order) - 1)])
     return adjusted, levels

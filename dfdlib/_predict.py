@@ -21,8 +21,8 @@ def predict_proba(
 ) -> Float[np.ndarray, "n k"]:
     """Probabilities of every row, in the order of the cohort.
 
-    The model is asked in evaluation mode, without gradients and on its own device, and left in the
-    mode that it was in.
+    The model is asked in evaluation mode, without gradients and on its own device. Every module is
+    left in the mode that it was in.
 
     Args:
         model: Anything with `predict_proba(batch)`.
@@ -42,7 +42,7 @@ def predict_proba(
     array([[0.5, 0.5],
            [0.5, 0.5]])
     """
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
@@ -51,8 +51,10 @@ def predict_proba(
                 for batch in cohort.batches(batch_size)
             ]
     finally:
-        model.train(training)
-    return checked(torch.cat(rows).numpy(), cohort, task=_task(model, cohort))
+        for module, training in modes.items():
+            module.training = training
+    schema = cohort.schema if cohort.task else getattr(model, "schema", cohort.schema)
+    return checked(torch.cat(rows).numpy(), n=len(cohort), k=schema.n_classes, task=schema.task)
 
 
 def out_of_group(cohort: Cohort, group: str, fit_predict: FitPredict) -> Float[np.ndarray, "n k"]:
@@ -120,7 +122,7 @@ def out_of_fold(
     owners = pd.Series(units).groupby(cohort.groups["patient"]).nunique()
     if (owners > 1).any():
         raise ValueError(
-            f"patient {owners.idxmax()!r} is in several levels of {by!r}. Pass by='patient'"
+            f"patient {owners.idxmax()} is in several levels of {by!r}. Pass by='patient'"
         )
     apart = np.zeros(len(cohort)) if within is None else pd.factorize(cohort.groups[within])[0]
     result = _Collected(cohort)
@@ -140,7 +142,8 @@ class _Collected:
         self.array = np.zeros((len(cohort), 0))
 
     def put(self, rows: Int[np.ndarray, " m"], answer: np.ndarray) -> None:
-        part = checked(np.asarray(answer), self.cohort.select(rows), task=self.cohort.task)
+        schema = self.cohort.schema
+        part = checked(np.asarray(answer), n=len(rows), k=schema.n_classes, task=schema.task)
         if not self.array.shape[1]:
             self.array = np.full((len(self.cohort), part.shape[1]), np.nan)
         self.array[rows] = part
@@ -165,28 +168,23 @@ def _folds(
     return [(rows[a], rows[b]) for a, b in cut.split(rows, groups=units)]
 
 
-def _task(model: object, cohort: Cohort) -> Task | None:
-    return cohort.task or getattr(getattr(model, "schema", None), "task", None)
-
-
 def device_of(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 def checked(
-    probabilities: np.ndarray, cohort: Cohort, *, task: Task | None
+    probabilities: np.ndarray, *, n: int, k: int | None, task: Task | None
 ) -> Float[np.ndarray, "n k"]:
     """Refuse what are no probabilities; return float64, one column per class or label."""
     p = probabilities.astype(float)
     if p.ndim == 1 and task == "binary":
         p = np.column_stack([1 - p, p])
-    n, k = len(cohort), cohort.schema.n_classes
     if p.ndim != 2 or len(p) != n or (k is not None and p.shape[1] != k):
         columns = "K" if k is None else k
         raise ValueError(
-            f"probabilities have shape {probabilities.shape}, expected ({n}, {columns}) for this "
-            "cohort. Pass one row per row of the cohort, one column per class or label"
+            f"probabilities have shape {probabilities.shape}, expected ({n}, {columns}). "
+            "Pass one row per row of the cohort, one column per class or label"
         )
     bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
     if len(bad):
@@ -203,7 +201,7 @@ def checked(
     if task == "multilabel" or task is None:
         return p
     total = p.sum(axis=1)
-    bad = np.flatnonzero(np.abs(total - 1) > 1e-4)
+    bad = np.flatnonzero(np.abs(total - 1) > 1e-3)
     if len(bad):
         raise ValueError(
             f"probabilities of {len(bad)} rows do not sum to 1, first row {bad[0]}: sum "

@@ -108,7 +108,7 @@ class Report:
         group: str = "all",
         level: str = "all",
         seed: int | None = None,
-        margin: float = 0.0,
+        margin: int | float = 0.0,
         verdict: Literal["held", "did not hold", "undecided"] = "undecided",
         command: str = "not stated",
         claims: str | Path | None = None,
@@ -174,7 +174,7 @@ def _cell(value: float, low: float, high: float, digits: int) -> str:
 
 
 def strata(
-    cohort: Cohort, by: Sequence[str], bands: Mapping[str, Sequence[float]]
+    cohort: Cohort, by: Sequence[str], bands: Mapping[str, Sequence[int | float]]
 ) -> dict[tuple[str, str], np.ndarray]:
     """Boolean masks of the rows of each (group, level), the whole cohort first.
 
@@ -191,7 +191,7 @@ def strata(
 
 
 def _levels(
-    cohort: Cohort, name: str, bands: Sequence[float] | None
+    cohort: Cohort, name: str, bands: Sequence[int | float] | None
 ) -> tuple[np.ndarray, Sequence[Any]]:
     """The level of each row, and the levels in the order of the report."""
     if name == "pattern":
@@ -213,9 +213,11 @@ def _levels(
     return label, [level for level in [*levels, "unknown"] if (label == level).any()]
 
 
-def _cut(values: pd.Series, name: str, bands: Sequence[float] | None) -> pd.Series:
+def _cut(values: pd.Series, name: str, bands: Sequence[int | float] | None) -> pd.Series:
     """Cut numbers at the edges given, or else at their tertiles."""
-    number = pd.to_numeric(values).to_numpy(dtype=float, na_value=np.nan)
+    if not pd.api.types.is_numeric_dtype(values):
+        raise ValueError(f"{name!r} holds no numbers to cut. Leave it out of bands=")
+    number = values.to_numpy(dtype=float, na_value=np.nan)
     if bands is None:
         inner = np.unique(np.nanquantile(number, [1 / 3, 2 / 3]))
         middle = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(inner)]

@@ -41,7 +41,7 @@ def evaluate(
     cohort: Cohort,
     *,
     by: Sequence[str] | str = (),
-    bands: Mapping[str, Sequence[float]] | None = None,
+    bands: Mapping[str, Sequence[int | float]] | None = None,
     n_boot: int = 1000,
     seed: int = 0,
     n_bins: int = 10,
@@ -84,6 +84,8 @@ def evaluate(
     """
     if cohort.y is None or cohort.task is None:
         raise ValueError("the cohort has no labels. Pass y= to Cohort, or call predict_proba")
+    if n_bins < 1:
+        raise ValueError(f"n_bins is {n_bins}. Pass 1 or more, such as 10")
     by = (by,) if isinstance(by, str) else tuple(by)
     y = cohort.y.cpu().numpy().astype(float)
     probabilities, device = _probabilities(model, cohort)
@@ -160,7 +162,7 @@ def _probabilities(model: object, cohort: Cohort) -> tuple[Float[np.ndarray, "n 
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return predict_proba(model, cohort), name
     if isinstance(model, np.ndarray):
-        return checked(model, cohort, task=cohort.task), "cpu"
+        return checked(model, n=len(cohort), k=cohort.schema.n_classes, task=cohort.task), "cpu"
     raise TypeError(
         f"{type(model).__name__} is neither a torch module nor an array. Pass its probabilities: "
         "model.predict_proba(X)"

@@ -197,7 +197,8 @@ def test_bootstrap_equals_a_loop_over_resampled_rows():
 def test_interval_drops_undefined_replicates_up_to_half():
     draws = np.arange(100.0)
     draws[60:] = np.nan
-    assert interval(draws) == tuple(np.quantile(np.arange(60.0), [0.025, 0.975]))
+    assert interval(draws) == (0, 59)  # k = floor(0.025 × 61) = 1
+    assert interval(np.arange(1.0, 1000.0), alpha=0.1) == (50, 950)
     draws[40:] = np.nan
     assert np.isnan(interval(draws)).all()
     assert np.isnan(interval(np.zeros(0))).all()
