@@ -449,19 +449,19 @@ def test_save(cohort, tmp_path):
 def test_compare_is_paired_and_equals_a_loop(cohort):
     y, p, q = cohort.y.numpy(), sigmoid(cohort), sigmoid(cohort, noise=1.0)
     a, b = (evaluate(s, cohort, by="site", n_boot=0) for s in (p, q))
-    frame = compare(a, b, n_boot=120, seed=5)
+    frame = compare(a, b, n_boot=200, seed=5)
     assert frame.columns.tolist() == [
         *("metric", "group", "level", "difference", "low", "high", "p", "p_holm"),
         *("low_holm", "high_holm", "verdict", "n", "note"),
     ]
-    weights = np.vstack(list(patient_weights(60, 120, seed=5, chunk=120)))[:, np.arange(120) // 2]
+    weights = np.vstack(list(patient_weights(60, 200, seed=5, chunk=200)))[:, np.arange(120) // 2]
     row = frame.iloc[0]
     draws = [
         roc_auc_score(y, p, sample_weight=w) - roc_auc_score(y, q, sample_weight=w) for w in weights
     ]
     assert row["difference"] == pytest.approx(roc_auc_score(y, p) - roc_auc_score(y, q))
     np.testing.assert_allclose([row["low"], row["high"]], ends(draws), atol=1e-12)
-    assert row["p"] == pytest.approx(2 * (1 + (np.array(draws) <= 0).sum()) / 121)
+    assert row["p"] == pytest.approx(2 * (1 + (np.array(draws) <= 0).sum()) / 201)
     assert frame["level"].tolist() == ["all", *"abcd"]
     assert frame["n"].sum() == 240
     # paired: much narrower than two intervals side by side
