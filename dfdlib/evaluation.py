@@ -53,8 +53,8 @@ def evaluate(
     score is the sum over classes, and the calibration error is that of the predicted class. For
     several labels everything is a mean over labels. Intervals are 95 % percentile intervals over
     draws of whole patients. Rows without a label are left out and counted; levels with fewer than
-    10 patients or with one class get NaN and a note. Resampling adds noise to each bin, so intervals
-    of the calibration error lie high: its value may stand near their lower end, or below it.
+    10 patients or with one class get NaN and a note. Resampling adds noise to each bin, so the
+    interval of the calibration error lies high: the value may stand at its lower end, or below.
 
     Args:
         model: A torch module with `predict_proba(batch)`, or an array of probabilities.
