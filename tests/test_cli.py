@@ -1,0 +1,177 @@
+"""The `dfdlib` command, on tiny notebooks in a book of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+from nbformat import v4
+from typer.testing import CliRunner
+
+from dfdlib import cli
+
+PARAMETERS = """\
+seed = 0  # type: int one seed for the run
+rate = 0.001  # type: float learning rate
+backbone = "grape"  # type: Literal['grape','transformer'] who passes messages
+sites = ["va"]  # type: list[str] hospitals to hold out
+root = None  # type: str|None folder of your own data
+fast = True  # type: bool
+"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """A book of one chapter that writes down where it ran and with what."""
+    chapters = tmp_path / "book" / "chapters"
+    chapters.mkdir(parents=True)
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\n")
+    (chapters / "beside.txt").write_text("found")
+    cells = [
+        v4.new_markdown_cell("# The next hospital\n\nText."),
+        v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell("assert rate < 1, 'rate is too large'"),
+        v4.new_code_cell("print(open('beside.txt').read(), seed, rate, backbone, sites, root)"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(
+        v4.new_notebook(cells=cells, metadata=kernel), chapters / "03-next-hospital.ipynb"
+    )
+    monkeypatch.chdir(tmp_path / "book")
+    return tmp_path / "book"
+
+
+def dfdlib(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def printed(path):
+    cells = json.loads(path.read_text())["cells"]
+    return "".join(line for output in cells[-1]["outputs"] for line in output["text"]).strip()
+
+
+@pytest.mark.parametrize("name", ["3", "03", "next-hospital", "03-next-hospital"])
+def test_a_chapter_is_found_by_number_and_name(book, name):
+    assert cli.find_chapter(name) == book / "chapters" / "03-next-hospital.ipynb"
+
+
+def test_a_chapter_is_found_by_path_from_elsewhere(book, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = cli.find_chapter("book/chapters/03-next-hospital.ipynb")
+    assert found == book / "chapters" / "03-next-hospital.ipynb"
+
+
+@pytest.mark.parametrize("name", ["4", "13", "next", "chapters/04-none.ipynb"])
+def test_an_unknown_chapter_is_refused(book, name):
+    with pytest.raises(ValueError, match=r"is no chapter.*There is: 03-next-hospital"):
+        cli.find_chapter(name)
+
+
+def test_run_writes_the_finished_notebook_and_nothing_else(book):
+    result = dfdlib(
+        "run", "3", "-p", "seed", "4", "-p", "rate", "1e-2", "--parameter", "sites", "[a, b]"
+    )
+    assert result.exit_code == 0, result.output
+    out = book / "runs" / "03-next-hospital.ipynb"
+    assert result.stdout.strip() == str(out)
+    assert printed(out) == "found 4 0.01 grape ['a', 'b'] None"
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_run_reads_a_file_and_the_command_line_wins(book, tmp_path, monkeypatch):
+    settings = tmp_path / "paper.yaml"
+    settings.write_text(yaml.safe_dump({"seed": 1, "rate": 1, "backbone": "transformer"}))
+    monkeypatch.chdir(tmp_path)  # from any folder, with any output
+    chapter, out = book / "chapters" / "03-next-hospital.ipynb", tmp_path / "new" / "run.ipynb"
+    result = dfdlib("run", chapter, "-f", settings, "-p", "rate", "0.5", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert printed(out) == "found 1 0.5 transformer ['va'] None"
+
+
+def test_a_failed_run_leaves_no_finished_file_and_names_the_cell(book):
+    result = dfdlib("run", "3", "-p", "rate", "2")
+    assert result.exit_code == 1
+    assert "failed in cell [3]" in result.stderr
+    assert "assert rate < 1" in result.stderr
+    assert "AssertionError: rate is too large" in result.stderr
+    assert not (book / "runs" / "03-next-hospital.ipynb").exists()
+    assert (book / "runs" / "03-next-hospital.ipynb.part").exists()
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(book):
+    result = dfdlib("run", "3", "-p", "sed", "4")
+    assert result.exit_code == 2
+    assert "has no parameter 'sed'. Did you mean 'seed'?" in result.stderr
+    assert "seed, rate, backbone, sites, root, fast" in result.stderr
+    assert not (book / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("seed", "3.0"), ("seed", "true"), ("seed", "three"), ("rate", "fast"), ("rate", "yes"),
+        ("backbone", "graep"), ("sites", "va"), ("sites", "[1, 2]"), ("fast", "1"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused(book, name, text):
+    result = dfdlib("run", "3", "-p", name, text)
+    assert result.exit_code == 2
+    assert f"'{name}'. The default is" in result.stderr
+    assert not (book / "runs").exists()
+
+
+def test_a_typed_value_of_another_type_is_refused(book):
+    chapter = cli.find_chapter("3")
+    with pytest.raises(ValueError, match=r"'0' \(str\) is no int for 'seed'. The default is 0"):
+        cli.check_parameters(chapter, {}, {"seed": "0"})
+    with pytest.raises(ValueError, match=r"True \(bool\) is no float for 'rate'"):
+        cli.check_parameters(chapter, {}, {"rate": True})
+    with pytest.raises(ValueError, match="no parameter 'rte'"):
+        cli.check_parameters(chapter, {}, {"rte": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("rate", "3", 3), ("rate", "1e-3", 0.001), ("root", "null", None), ("root", "3", "3"),
+        ("root", "a: b", "a: b"), ("root", "[1", "[1"), ("fast", "false", False),
+        ("sites", "[]", []),
+    ],
+)  # fmt: skip
+def test_values_are_read_by_the_type_of_their_parameter(book, name, text, value):
+    read = cli.check_parameters(cli.find_chapter("3"), {name: text})
+    assert read == {name: value}
+    assert type(read[name]) is type(value)
+
+
+def test_a_pair_needs_a_name_and_a_value(book):
+    result = dfdlib("run", "3", "-p", "seed")
+    assert result.exit_code == 2
+    assert "-p takes a name and a value: -p seed 3" in result.stderr
+
+
+def test_a_run_does_not_overwrite_its_chapter(book):
+    before = (book / "chapters" / "03-next-hospital.ipynb").read_bytes()
+    result = dfdlib("run", "3", "--out", "chapters")
+    assert result.exit_code == 2
+    assert "is the chapter itself" in result.stderr
+    assert (book / "chapters" / "03-next-hospital.ipynb").read_bytes() == before
+
+
+def test_chapters_and_help_parameters_list_names_types_defaults(book):
+    listed = dfdlib("chapters")
+    assert listed.exit_code == 0, listed.output
+    assert listed.stdout.splitlines()[0] == "03-next-hospital: The next hospital"
+    assert "  seed: int = 0  one seed for the run" in listed.stdout
+    one = dfdlib("run", "3", "--help-parameters")
+    assert one.stdout.splitlines() == listed.stdout.splitlines()[1:]
+    assert not (book / "runs").exists()
+
+
+def test_help_starts_without_torch(book):
+    code = "import sys; from dfdlib import cli; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
