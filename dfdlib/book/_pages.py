@@ -45,7 +45,7 @@ def _diff_comments(source: str) -> list[tuple[int, str]]:
         alone = not token.line[: token.start[1]].strip()
         if text.startswith("DIFF:"):
             found.append((line, text.removeprefix("DIFF:").strip()))
-            last = line
+            last = line if alone else -1
         elif found and alone and line == last + 1:
             found[-1] = (found[-1][0], f"{found[-1][1]} {text}")
             last = line
