@@ -162,7 +162,7 @@ class Loop:
         self.plain.fix_states(self._in_order)
         self.model.eval()
         total, n = 0.0, 0
-        for batch in val.batches(4096):
+        for batch in val.batches(1024):
             term = self.plain.loss(batch.to(self.fabric.device))["total"]
             total, n = total + float(term) * _labels(batch), n + _labels(batch)
         scores = evaluate(self.plain, val, n_boot=0).frame.set_index("metric")["value"]
@@ -182,7 +182,7 @@ class Loop:
             state.stopped = state.epoch - state.best_epoch >= self.plan.patience
 
     def _in_order(self) -> Iterator[Batch]:
-        for batch in self.train.batches(4096):
+        for batch in self.train.batches(1024):
             yield batch.to(self.fabric.device)
 
     def _checkpoint(self, folder: Path) -> None:

@@ -154,14 +154,16 @@ class GRAPE(nn.Module):
         for layer, scale in enumerate(per_layer(weight, self.n_layers)):
             w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
             sent = cell if scale is None else cell * scale
-            from_edge = edge @ w_edge.T + self.w[layer].bias
-            to_patient = (torch.relu(from_edge + modality @ w_node.T) * sent).sum(1) / degree
+            # biases go into the small node terms, so that the grid is read and written less often
+            from_edge = edge @ w_edge.T
+            from_modality = nn.functional.linear(modality, w_node, self.w[layer].bias)
+            to_patient = ((from_edge + from_modality).relu_() * sent).sum(1) / degree
             if layer == self.n_layers - 1:
                 patient = self._update(layer, to_patient, patient)
                 yield _LayerState(patient, tokens.new_empty(0, self.d), count)
                 return
-            message = torch.relu(from_edge + (patient @ w_node.T).unsqueeze(1)) * sent
-            message_sum = message.sum(0)
+            from_patient = nn.functional.linear(patient, w_node, self.w[layer].bias).unsqueeze(1)
+            message_sum = ((from_edge + from_patient).relu_() * sent).sum(0)
             if self.training:
                 total, n = batch_sum(message_sum), batch_sum(count)
                 modality = self._update(layer, total / n.clamp(min=1), modality)
@@ -171,5 +173,6 @@ class GRAPE(nn.Module):
             patient = nn.functional.dropout(patient, self.dropout, self.training)
             yield _LayerState(patient, message_sum, count)
             u_patient, u_modality, u_edge = self.u[layer].weight.split(self.d, dim=1)
-            from_nodes = (patient @ u_patient.T).unsqueeze(1) + modality @ u_modality.T
-            edge = torch.relu(edge @ u_edge.T + from_nodes + self.u[layer].bias)
+            from_patient = nn.functional.linear(patient, u_patient, self.u[layer].bias)
+            from_nodes = from_patient.unsqueeze(1) + modality @ u_modality.T
+            edge = (edge @ u_edge.T).add_(from_nodes).relu_()
