@@ -76,7 +76,13 @@ class Parameter:
     def _type(self) -> Any:
         if self.kind == "None":  # papermill's word for a line without a comment
             return object
-        return eval(self.kind, {"__builtins__": {}}, _KINDS)
+        try:
+            return eval(self.kind, {"__builtins__": {}}, _KINDS)
+        except (NameError, SyntaxError, TypeError):
+            raise ValueError(
+                f"'{self.kind}', the type of '{self.name}', is none of {', '.join(_KINDS)}. "
+                "Write for example: # type: list[int]"
+            ) from None
 
     @property
     def _example(self) -> str:

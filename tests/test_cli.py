@@ -147,6 +147,12 @@ def test_values_are_read_by_the_type_of_their_parameter(book, name, text, value)
     assert type(read[name]) is type(value)
 
 
+def test_an_unknown_type_comment_is_refused():
+    parameter = cli.Parameter("seed", "integer", "0", "")
+    with pytest.raises(ValueError, match=r"'integer', the type of 'seed', is none of bool, dict"):
+        parameter.check(0)
+
+
 def test_a_pair_needs_a_name_and_a_value(book):
     result = dfdlib("run", "3", "-p", "seed")
     assert result.exit_code == 2
