@@ -1,1 +1,43 @@
 """Structural causal models, missingness graphs and estimators on plain tables."""
+
+from dfdlib.causal._drawing import draw
+from dfdlib.causal._imputation import MultipleImputation, Pooled, rubin
+from dfdlib.causal.estimators import AIPW, IPW, BackdoorAdjustment
+from dfdlib.causal.graphs import (
+    Answer,
+    adjustment_sets,
+    check_adjustment,
+    d_separated,
+    dag,
+    explain_adjustment,
+    frontdoor_sets,
+    implied_independences,
+    paths,
+)
+from dfdlib.causal.missingness import classify, hide, indicators, proxies, recoverable
+from dfdlib.causal.scm import SCM
+
+__all__ = [
+    "AIPW",
+    "IPW",
+    "SCM",
+    "Answer",
+    "BackdoorAdjustment",
+    "MultipleImputation",
+    "Pooled",
+    "adjustment_sets",
+    "check_adjustment",
+    "classify",
+    "d_separated",
+    "dag",
+    "draw",
+    "explain_adjustment",
+    "frontdoor_sets",
+    "hide",
+    "implied_independences",
+    "indicators",
+    "paths",
+    "proxies",
+    "recoverable",
+    "rubin",
+]

@@ -1,0 +1,269 @@
+"""What the estimators read: arms, an outcome and covariates, checked once."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+
+from dfdlib.causal._names import check_name, spell
+from dfdlib.causal._paths import walk
+from dfdlib.causal.graphs import check_adjustment
+from dfdlib.causal.missingness import indicators
+
+MOST_LEVELS = 20
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Checked input. With a treatment, one arm per level; without, the rows whose outcome is seen.
+
+    Attributes:
+        treatment: Name of the treatment, None for a partly missing outcome.
+        levels: Levels of the treatment, or ``("observed",)``.
+        arm: Number of each row's level, -1 where the outcome is missing.
+        outcome: The outcome, 0 where it is missing.
+        outcome_name: Name of the outcome.
+        covariates: What is adjusted for, one column each.
+        control: Number of the level that others are compared with.
+        propensity: Known probability of each arm, (n, arms), if there is one.
+    """
+
+    treatment: str | None
+    levels: tuple[Hashable, ...]
+    arm: np.ndarray
+    outcome: np.ndarray
+    outcome_name: str
+    covariates: pd.DataFrame
+    control: int
+    propensity: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.arm)
+
+    def take(self, rows: np.ndarray) -> "Arms":
+        """Some rows of the same study."""
+        return replace(
+            self,
+            arm=self.arm[rows],
+            outcome=self.outcome[rows],
+            covariates=self.covariates.iloc[rows],
+            propensity=None if self.propensity is None else self.propensity[rows],
+        )
+
+    def name(self, arm: int) -> str:
+        """What it means to be in an arm."""
+        if self.treatment is None:
+            return f"{self.outcome_name} observed"
+        return f"{self.treatment}={self.levels[arm]}"
+
+
+def read_arms(
+    data: pd.DataFrame | None,
+    *,
+    outcome: Any,
+    treatment: Any,
+    adjust: Any,
+    control: Any,
+    graph: nx.DiGraph | None,
+    propensity: Any,
+) -> Arms:
+    """Read columns of a table, or arrays, and refuse what no estimator can use."""
+    y, covariates = read_columns(data, outcome, adjust)
+    _refuse_missing(covariates)
+    known = None if propensity is None else _probabilities(data, propensity, len(y))
+    if data is not None:
+        for role, name in (("treatment", treatment), ("outcome", outcome)):
+            if name in covariates or treatment == outcome:
+                raise ValueError(f"the {role} {name!r} has another role too: give it only one.")
+    if graph is not None:
+        _check_graph(data, graph, outcome, treatment, covariates)
+    values = y.to_numpy(dtype=float)
+    if treatment is None:
+        if control is not None:
+            raise ValueError("control names an arm of a treatment, and there is no treatment.")
+        missing = missing_outcome(values)
+        arm, seen_with = np.where(missing, -1, 0), None if known is None else known[:, None]
+        filled = np.where(missing, 0.0, values)
+        return Arms(None, ("observed",), arm, filled, str(y.name), covariates, 0, seen_with)
+    t = _column(data, treatment, "treatment")
+    if len(t) != len(y):
+        raise ValueError(f"treatment has {len(t)} rows and outcome {len(y)}: they must agree.")
+    _refuse_missing(pd.DataFrame({t.name: t}))
+    _refuse_missing(pd.DataFrame({y.name: y}))
+    levels = tuple(sorted(pd.unique(t)))
+    _check_levels(str(t.name), levels, control)
+    reference = 0 if control is None else levels.index(control)
+    return Arms(
+        str(t.name),
+        levels,
+        pd.Categorical(t, categories=levels).codes.astype(int),
+        values,
+        str(y.name),
+        covariates,
+        reference,
+        None if known is None else _two_arms(known, str(t.name), levels, reference),
+    )
+
+
+def read_columns(
+    data: pd.DataFrame | None, outcome: Any, adjust: Any
+) -> tuple[pd.Series, pd.DataFrame]:
+    """Read the outcome and the covariates, from a table by name or as arrays."""
+    y = _column(data, outcome, "outcome")
+    if y.dtype.kind not in "biuf":
+        raise ValueError(f"the outcome must be numbers, got {y.dtype}. Code it as 0 and 1.")
+    return y, _covariates(data, adjust, len(y))
+
+
+def missing_outcome(values: np.ndarray) -> np.ndarray:
+    """Where the outcome is NaN; refused where that is nowhere or everywhere, or it is infinite."""
+    missing = np.isnan(values)
+    if np.isinf(values).any():
+        raise ValueError(
+            f"the outcome is infinite in {np.isinf(values).sum()} rows. Put NaN where it is "
+            f"missing, and nothing infinite where it is not."
+        )
+    if missing.all() or not missing.any():
+        raise ValueError(
+            f"without a treatment the target is the mean of a partly missing outcome, and "
+            f"{'every' if missing.all() else 'no'} value of it is missing. Put NaN where it is "
+            f"missing, or name a treatment."
+        )
+    return missing
+
+
+def strata(covariates: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Number the rows by their combination of covariates, and name each combination."""
+    if covariates.shape[1] == 0:
+        return np.zeros(len(covariates), dtype=int), ["all"]
+    groups = covariates.groupby(list(covariates.columns), sort=True, observed=True)
+    codes = groups.ngroup().to_numpy()
+    examples = covariates.iloc[np.unique(codes, return_index=True)[1]]
+    names = [
+        ", ".join(f"{c}={v}" for c, v in zip(covariates.columns, row, strict=True))
+        for row in examples.itertuples(index=False)
+    ]
+    return codes, names
+
+
+def design(covariates: pd.DataFrame) -> np.ndarray:
+    """Covariates as numbers; a text column becomes one column per value but the first."""
+    return _coded(covariates).to_numpy(dtype=float)
+
+
+def design_names(covariates: pd.DataFrame) -> list[str]:
+    """Names of the columns of `design`."""
+    return [str(column) for column in _coded(covariates)]
+
+
+def _coded(covariates: pd.DataFrame) -> pd.DataFrame:
+    return pd.get_dummies(covariates, drop_first=True) if covariates.shape[1] else covariates
+
+
+def _column(data: pd.DataFrame | None, values: Any, role: str) -> pd.Series:
+    if data is not None:
+        if not isinstance(values, str):
+            raise ValueError(f"with a table, {role} is the name of a column, got {values!r}.")
+        check_name(values, data.columns, "column")
+        return data[values].reset_index(drop=True)
+    if isinstance(values, str):
+        raise ValueError(
+            f"{role}={values!r} names a column, but no table was given: fit(table, ...), or pass "
+            f"the values."
+        )
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{role} must have one value per row, got shape {array.shape}.")
+    return pd.Series(array, name=getattr(values, "name", None) or role)
+
+
+def _covariates(data: pd.DataFrame | None, adjust: Any, n: int) -> pd.DataFrame:
+    if data is not None:
+        names = [adjust] if isinstance(adjust, str) else list(adjust)
+        for name in names:
+            check_name(name, data.columns, "column")
+        return data[names].reset_index(drop=True)
+    if isinstance(adjust, pd.DataFrame | pd.Series):
+        table = pd.DataFrame(adjust).reset_index(drop=True)
+    else:
+        array = np.asarray(adjust)
+        array = np.empty((n, 0)) if array.size == 0 else array.reshape(len(array), -1)
+        table = pd.DataFrame(array, columns=[f"adjust_{i}" for i in range(array.shape[1])])
+    if len(table) != n:
+        raise ValueError(f"adjust has {len(table)} rows and outcome {n}: they must agree.")
+    return table
+
+
+def _refuse_missing(table: pd.DataFrame) -> None:
+    for name in table:
+        values = table[name]
+        bad = values.isna().to_numpy()
+        if values.dtype.kind == "f":
+            bad = ~np.isfinite(values.to_numpy())
+        if bad.any():
+            raise ValueError(
+                f"{name!r} is NaN or infinite in {bad.sum()} of {len(bad)} rows, first in row "
+                f"{bad.argmax()}. Leave these rows out, or see MultipleImputation."
+            )
+
+
+def _check_levels(name: str, levels: tuple[Hashable, ...], control: Any) -> None:
+    if len(levels) == 1:
+        raise ValueError(
+            f"treatment {name!r} is constant: every row has {levels[0]}. Two arms are needed to "
+            f"compare."
+        )
+    if len(levels) > MOST_LEVELS:
+        raise ValueError(
+            f"treatment {name!r} has {len(levels)} levels, and at most {MOST_LEVELS} are compared. "
+            f"Cut it into bands, for example with pd.cut."
+        )
+    if control is not None and control not in levels:
+        listed = ", ".join(map(str, levels))
+        raise ValueError(f"control={control!r} is not a level of {name!r} ({listed}).")
+
+
+def _probabilities(data: pd.DataFrame | None, values: Any, n: int) -> np.ndarray:
+    named = data is not None or isinstance(values, str)
+    p = np.asarray(_column(data, values, "propensity") if named else values, dtype=float)
+    if p.shape != (n,) or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            f"propensity must be one probability per row, got shape {p.shape} for {n} rows with "
+            f"values from {p.min():.3g} to {p.max():.3g}."
+        )
+    return p
+
+
+def _two_arms(p: np.ndarray, name: str, levels: tuple[Hashable, ...], control: int) -> np.ndarray:
+    if len(levels) != 2:
+        raise ValueError(f"a known propensity is for two arms, and {name!r} has {len(levels)}.")
+    return np.stack([p, 1 - p] if control == 1 else [1 - p, p], axis=1)
+
+
+def _check_graph(
+    data: pd.DataFrame | None,
+    graph: nx.DiGraph,
+    outcome: Any,
+    treatment: Any,
+    covariates: pd.DataFrame,
+) -> None:
+    """Refuse an adjustment that the graph says is wrong."""
+    if data is None:
+        raise ValueError("graph= needs the names of columns: pass a table.")
+    if treatment is not None:
+        check_adjustment(graph, treatment, outcome, set(covariates))
+        return
+    check_name(outcome, indicators(graph), "variable with an indicator in the graph")
+    given = frozenset(covariates)
+    for node in sorted(given):
+        check_name(node, graph.nodes, "node")
+    stays = [p for p in walk(graph, outcome, indicators(graph)[outcome], given) if p.open]
+    if stays:
+        path = min(stays, key=lambda p: (len(p.nodes), p.nodes))
+        raise ValueError(
+            f"adjusting for {spell(given)} leaves {path.text} open: {outcome} is not missing at "
+            f"random given these, and its mean is not recovered this way."
+        )

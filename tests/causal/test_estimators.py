@@ -1,0 +1,508 @@
+"""Estimators against exact tables, closed forms, and the interventions of a declared model."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from dfdlib import causal
+
+N = 40_000
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
+
+
+def stones():
+    """Charig et al. (1986): 700 patients, treatment, stone size, success."""
+    cells = [
+        ("A", "small", 81, 87),
+        ("A", "large", 192, 263),
+        ("B", "small", 234, 270),
+        ("B", "large", 55, 80),
+    ]
+    rows = [
+        (treatment, size, int(i < cured)) for treatment, size, cured, n in cells for i in range(n)
+    ]
+    return pd.DataFrame(rows, columns=["treatment", "size", "success"])
+
+
+STONES = {"outcome": "success", "treatment": "treatment", "adjust": "size", "control": "B"}
+EXACT = {"do(treatment=A)": 0.832546, "do(treatment=B)": 0.778875, "A - B": 0.053671}
+NAIVE = {"do(treatment=A)": 0.78, "do(treatment=B)": 0.825714, "A - B": -0.045714}
+
+SATURATED = [
+    causal.BackdoorAdjustment(),
+    causal.IPW(propensity_model="stratified"),
+    causal.AIPW(outcome_model="stratified", propensity_model="stratified", folds=1),
+    # With one binary covariate these models have a parameter for each cell too.
+    causal.BackdoorAdjustment(outcome_model="regression", n_boot=0),
+    causal.IPW(),
+    causal.AIPW(folds=1),
+]
+
+
+@pytest.mark.parametrize("estimator", SATURATED)
+def test_kidney_stones_are_exact(estimator):
+    table = estimator.fit(stones(), **STONES).estimate()
+    for row, value in EXACT.items():
+        assert table.loc[row, "adjusted"] == pytest.approx(value, abs=2e-6)
+        assert table.loc[row, "naive"] == pytest.approx(NAIVE[row], abs=1e-6)
+
+
+def test_saturated_standard_errors_equal_the_delta_method():
+    """Var(Σ_z p_z μ_z) = Σ p_z² μ_z(1 - μ_z)/n_z + (Σ p_z μ_z² - (Σ p_z μ_z)²)/n, by hand."""
+    table = causal.BackdoorAdjustment().fit(stones(), **STONES).estimate()
+    p = np.array([357, 343]) / 700
+    for arm, cured, n in (("A", (81, 192), (87, 263)), ("B", (234, 55), (270, 80))):
+        mu, n = np.array(cured) / np.array(n), np.array(n)
+        variance = (p**2 * mu * (1 - mu) / n).sum() + ((p * mu**2).sum() - (p @ mu) ** 2) / 700
+        assert table.loc[f"do(treatment={arm})", "se"] == pytest.approx(variance**0.5, rel=1e-6)
+    assert (table["high"] - table["adjusted"]).to_numpy() == pytest.approx(1.959964 * table["se"])
+
+
+def test_arrays_give_what_the_table_gives():
+    table = stones()
+    by_name = causal.BackdoorAdjustment().fit(table, **STONES).estimate()
+    by_array = causal.BackdoorAdjustment().fit(
+        outcome=table["success"].to_numpy(),
+        treatment=table["treatment"].to_numpy(),
+        adjust=(table["size"] == "small").to_numpy(),
+        control="B",
+    )
+    np.testing.assert_allclose(by_name, by_array.estimate(), atol=1e-12)
+    two_columns = np.column_stack([table["size"] == "small", np.zeros(700)])
+    again = causal.BackdoorAdjustment().fit(
+        outcome=table["success"], treatment=table["treatment"], adjust=two_columns, control="B"
+    )
+    np.testing.assert_allclose(by_name, again.estimate(), atol=1e-12)
+
+
+def test_without_covariates_the_answer_is_the_naive_one():
+    for estimator in SATURATED:
+        table = estimator.fit(stones(), **{**STONES, "adjust": []}).estimate()
+        np.testing.assert_allclose(table["adjusted"], table["naive"], atol=1e-12)
+
+
+def test_three_arms_against_the_truth():
+    scm = causal.SCM(
+        Z=lambda u: u,
+        T=lambda Z, u: (0.6 * Z + u > -0.5).astype(int) + (0.6 * Z + u > 0.6),
+        Y=lambda T, Z, u: np.array([0.0, 1.0, 3.0])[T] + 2 * Z + u,
+    )
+    frame = scm.sample(N, seed=0)
+    for estimator in (
+        causal.BackdoorAdjustment(outcome_model="regression", n_boot=20),
+        causal.AIPW(propensity_model=LogisticRegression(), clip=0.0),
+    ):
+        table = estimator.fit(frame, outcome="Y", treatment="T", adjust=["Z"]).estimate()
+        assert table.index.tolist() == ["do(T=0)", "do(T=1)", "do(T=2)", "1 - 0", "2 - 0"]
+        for row, truth in (("1 - 0", 1.0), ("2 - 0", 3.0)):
+            assert table.loc[row, "naive"] > truth + 0.5
+            assert table.loc[row, "adjusted"] == pytest.approx(truth, abs=4 * table.loc[row, "se"])
+            assert table.loc[row, "se"] < 0.08
+
+
+# ---------------------------------------------------------------- the mean of a missing variable
+
+
+def missing(mechanism):
+    """W ~ N(0, 1), Y = 1 + W + N(0, 1), seen with probability expit(W) (MAR) or expit(Y - 1)."""
+    rule = {
+        "mar": lambda W, u: u < 1 / (1 + np.exp(-W)),
+        "mnar": lambda Y, u: u < 1 / (1 + np.exp(1 - Y)),
+    }[mechanism]
+    return causal.SCM(W=lambda u: u, Y=lambda W, u: 1 + W + u, R_Y=rule, noise={"R_Y": "uniform"})
+
+
+def expectation(f):
+    """E f(Z) for a standard normal Z, by Gauss and Hermite."""
+    return (WEIGHTS * f(NODES)).sum() / WEIGHTS.sum()
+
+
+def expit(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# E[Y | seen] = 1 + E[(Y - 1) p] / E[p], with E[p] = 1/2 by symmetry.
+MAR_COMPLETE = 1 + 2 * expectation(lambda z: z * expit(z))
+MNAR_COMPLETE = 1 + 2 * expectation(lambda z: np.sqrt(2) * z * expit(np.sqrt(2) * z))
+
+
+def mnar_limit():
+    """E[ E[Y | W, seen] ]: what any adjustment for W alone tends to."""
+
+    def given_w(w):
+        p = expectation(lambda e: expit(w + e))
+        return 1 + w + expectation(lambda e: e * expit(w + e)) / p
+
+    return expectation(np.vectorize(given_w))
+
+
+def test_the_closed_forms_are_those_of_the_reference():
+    assert pytest.approx(1.4132, abs=1e-4) == MAR_COMPLETE
+    assert pytest.approx(1.727, abs=1e-3) == MNAR_COMPLETE
+    assert mnar_limit() == pytest.approx(1.42, abs=0.01)
+
+
+def one(table):
+    assert table.index.tolist() == ["E[Y]"]
+    return table.iloc[0]
+
+
+ADJUSTING = {
+    "backdoor": causal.BackdoorAdjustment(outcome_model="regression", n_boot=50),
+    "ipw": causal.IPW(clip=0.0),
+    "aipw": causal.AIPW(),
+    "imputation": causal.MultipleImputation(n_imputations=3),
+}
+
+
+@pytest.mark.parametrize("name", ADJUSTING)
+def test_missing_at_random_is_repaired(name):
+    frame = causal.hide(missing("mar").sample(N, seed=0))
+    row = one(ADJUSTING[name].fit(frame, outcome="Y", adjust="W").estimate())
+    assert row["naive"] == pytest.approx(MAR_COMPLETE, abs=0.025)
+    assert row["adjusted"] == pytest.approx(1.0, abs=0.025)
+    assert row["low"] < 1.0 < row["high"]
+    assert row["se"] < 0.02
+
+
+@pytest.mark.parametrize("wrong", ["outcome", "propensity"])
+def test_aipw_is_right_with_one_model_wrong(wrong):
+    frame = causal.hide(missing("mar").sample(N, seed=1))
+    models = {
+        "outcome": {"outcome_model": DummyRegressor()},
+        "propensity": {"propensity_model": DummyClassifier(strategy="prior")},
+    }[wrong]
+    row = one(causal.AIPW(**models).fit(frame, outcome="Y", adjust="W").estimate())
+    assert row["adjusted"] == pytest.approx(1.0, abs=0.025)
+    if wrong == "outcome":
+        alone = causal.BackdoorAdjustment(outcome_model=DummyRegressor(), n_boot=0)
+    else:
+        alone = causal.IPW(propensity_model=DummyClassifier(strategy="prior"))
+    biased = one(alone.fit(frame, outcome="Y", adjust="W").estimate())
+    assert biased["adjusted"] == pytest.approx(MAR_COMPLETE, abs=0.025)
+
+
+def test_aipw_with_both_models_wrong_is_wrong():
+    frame = causal.hide(missing("mar").sample(N, seed=1))
+    both = causal.AIPW(
+        outcome_model=DummyRegressor(), propensity_model=DummyClassifier(strategy="prior")
+    )
+    assert one(both.fit(frame, outcome="Y", adjust="W").estimate())["adjusted"] > 1.35
+
+
+@pytest.mark.parametrize("name", ADJUSTING)
+def test_missing_not_at_random_must_fail(name):
+    """Adjusting for W removes part of the bias and cannot remove the rest: P(R | Y) is unknown."""
+    frame = causal.hide(missing("mnar").sample(N, seed=0))
+    row = one(ADJUSTING[name].fit(frame, outcome="Y", adjust="W").estimate())
+    assert row["naive"] == pytest.approx(MNAR_COMPLETE, abs=0.03)
+    assert row["adjusted"] == pytest.approx(mnar_limit(), abs=0.03)
+    assert row["low"] > 1.3, "an estimator that repairs this used something it cannot know"
+
+
+def test_the_true_propensity_repairs_what_no_estimated_one_can():
+    frame = missing("mnar").sample(N, seed=0)
+    known = expit(frame["Y"] - 1).to_numpy()
+    seen = causal.hide(frame).assign(known=known)
+    row = one(
+        causal.IPW(clip=0.0).fit(seen, outcome="Y", adjust="W", propensity="known").estimate()
+    )
+    assert row["adjusted"] == pytest.approx(1.0, abs=0.03)
+    by_array = causal.IPW(clip=0.0).fit(outcome=seen["Y"], adjust=seen["W"], propensity=known)
+    assert by_array.estimate().iloc[0]["adjusted"] == pytest.approx(row["adjusted"])
+
+
+def test_the_graph_says_beforehand_which_of_the_two_can_work():
+    frame = causal.hide(missing("mar").sample(500, seed=0))
+    causal.IPW().fit(frame, outcome="Y", adjust="W", graph=missing("mar").graph)
+    with pytest.raises(ValueError, match="leaves Y -> R_Y open: Y is not missing at random"):
+        causal.IPW().fit(frame, outcome="Y", adjust="W", graph=missing("mnar").graph)
+    with pytest.raises(ValueError, match=r"adjusting for {} leaves Y <- W -> R_Y open"):
+        causal.IPW().fit(frame, outcome="Y", graph=missing("mar").graph)
+    with pytest.raises(ValueError, match="'Y' is not a variable with an indicator in the graph"):
+        causal.IPW().fit(frame, outcome="Y", adjust="W", graph=causal.dag("W -> Y"))
+
+
+def test_intervals_cover():
+    """Over 100 small studies, 95 % intervals hold the truth in 88 or more."""
+    held = {"backdoor": 0, "ipw": 0, "aipw": 0}
+    for seed in range(100):
+        frame = causal.hide(missing("mar").sample(400, seed=seed))
+        estimators = {
+            "backdoor": causal.BackdoorAdjustment(outcome_model=LinearRegression(), n_boot=20),
+            "ipw": causal.IPW(clip=0.0),
+            "aipw": causal.AIPW(folds=2, clip=0.0),
+        }
+        for name, estimator in estimators.items():
+            row = one(estimator.fit(frame, outcome="Y", adjust="W").estimate())
+            held[name] += row["low"] < 1.0 < row["high"]
+    for name, count in held.items():
+        assert count >= 88, name
+
+
+# ---------------------------------------------------------------- diagnostics
+
+
+def test_overlap_weights_and_balance_are_reported():
+    scm = missing("mar")
+    frame = causal.hide(scm.sample(N, seed=0))
+    ipw = causal.IPW().fit(frame, outcome="Y", adjust="W")
+    report = ipw.diagnostics().loc["Y observed"]
+    seen = frame["Y"].notna()
+    w = 1 / expit(frame.loc[seen, "W"])
+    assert report["rows"] == seen.sum()
+    assert report["effective"] == pytest.approx(w.sum() ** 2 / (w**2).sum(), rel=0.05)
+    assert report["effective"] < 0.9 * report["rows"]
+    assert report["share"] == pytest.approx(w.max() / w.sum(), rel=0.3)
+    balance = ipw.balance().iloc[0]
+    assert balance["covariate"] == "W"
+    assert balance["before"] == pytest.approx(MAR_COMPLETE - 1, abs=0.02)
+    assert balance["after"] == pytest.approx(0, abs=0.02)
+    overlap = ipw.overlap(bins=10)
+    assert overlap.groupby("group")["rows"].sum().to_dict() == {
+        "Y observed": seen.sum(),
+        "Y missing": (~seen).sum(),
+    }
+    assert overlap["low"].min() == 0
+    assert overlap["high"].max() == 1
+
+
+def test_clipping_is_said():
+    frame = causal.hide(missing("mar").sample(2000, seed=0))
+    with pytest.warns(UserWarning, match=r"\d+ of 2000 rows have a propensity below 0.2"):
+        ipw = causal.IPW(clip=0.2).fit(frame, outcome="Y", adjust="W")
+    few = ipw.diagnostics().iloc[0]
+    assert few["clipped"] == (ipw.overlap(bins=5).query("high < 0.21")["rows"]).sum()
+    assert few["lowest"] < 0.2
+    assert 1.0 < one(ipw.estimate())["adjusted"] < MAR_COMPLETE
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        causal.IPW(clip=0.0).fit(frame, outcome="Y", adjust="W")
+
+
+def test_strata_are_reported():
+    report = causal.BackdoorAdjustment().fit(stones(), **STONES).diagnostics()
+    assert report.index.tolist() == ["size=large", "size=small"]
+    assert report["share"].tolist() == pytest.approx([0.49, 0.51])
+    assert report["rows, treatment=A"].tolist() == [263, 87]
+    assert report["mean, treatment=B"].tolist() == pytest.approx([55 / 80, 234 / 270])
+
+
+def test_extrapolation_of_a_model_is_reported():
+    t = np.repeat([0, 1], 50)
+    z = np.concatenate([np.linspace(0, 1, 50), np.linspace(0.5, 1.5, 50)])
+    fitted = causal.BackdoorAdjustment(outcome_model="regression", n_boot=0).fit(
+        outcome=z + t, treatment=t, adjust=z
+    )
+    assert fitted.diagnostics()["outside"].tolist() == [(z > 1).sum(), (z < 0.5).sum()]
+    assert fitted.estimate().loc["1 - 0", "adjusted"] == pytest.approx(1.0)
+    assert np.isnan(fitted.estimate().loc["1 - 0", "se"])
+
+
+def test_rubins_rules_by_hand():
+    pooled = causal.rubin([1.0, 2.0, 4.0], [0.2, 0.4, 0.3])
+    q, b, u = 7 / 3, np.var([1, 2, 4], ddof=1), 0.3
+    assert pooled.value == pytest.approx(q)
+    assert pooled.between == pytest.approx(b)
+    assert pooled.variance == pytest.approx(u + 4 / 3 * b)
+    assert pooled.df == pytest.approx(2 * (1 + u / (4 / 3 * b)) ** 2)
+    assert causal.rubin([1.0, 1.0], [0.1, 0.1]).df == np.inf
+    with pytest.raises(ValueError, match="at least two values and as many variances"):
+        causal.rubin([1.0], [0.1])
+
+
+def test_imputation_uses_covariates_that_are_missing_too():
+    frame = causal.hide(missing("mar").sample(5000, seed=0))
+    frame["V"] = frame["W"].where(np.arange(5000) % 4 > 0)
+    fitted = causal.MultipleImputation(n_imputations=3).fit(frame, outcome="Y", adjust="V")
+    assert one(fitted.estimate())["adjusted"] < 1.25
+    report = one(fitted.diagnostics())
+    assert 0 < report["share"] < 1
+    half = one(fitted.estimate())["high"] - one(fitted.estimate())["adjusted"]
+    assert half > 1.96 * one(fitted.estimate())["se"]
+    with pytest.raises(ValueError, match="n_imputations must be at least 2"):
+        causal.MultipleImputation(n_imputations=1)
+    with pytest.raises(ValueError, match="'V' is text with missing values"):
+        fitted.fit(frame.assign(V=["a", None] * 2500), outcome="Y", adjust="V")
+
+
+# ---------------------------------------------------------------- refusals
+
+EVERY = [
+    causal.BackdoorAdjustment(),
+    causal.BackdoorAdjustment(outcome_model="regression", n_boot=0),
+    causal.IPW(),
+    causal.AIPW(),
+]
+
+
+def small(seed=0, n=200):
+    rng = np.random.default_rng(seed)
+    z = rng.integers(0, 2, n)
+    t = rng.integers(0, 2, n)
+    return pd.DataFrame({"T": t, "Z": z, "Y": t + z + rng.standard_normal(n)})
+
+
+ROLES = {"outcome": "Y", "treatment": "T", "adjust": ["Z"]}
+
+
+@pytest.mark.parametrize("estimator", EVERY)
+def test_a_constant_treatment_is_refused(estimator):
+    with pytest.raises(ValueError, match="treatment 'T' is constant: every row has 1"):
+        estimator.fit(small().assign(T=1), **ROLES)
+
+
+@pytest.mark.parametrize("estimator", EVERY)
+@pytest.mark.parametrize("column", ["T", "Y", "Z"])
+def test_nan_is_refused(estimator, column):
+    frame = small().astype(float)
+    frame.loc[[7, 9], column] = np.nan
+    with pytest.raises(ValueError, match=rf"'{column}' is NaN or infinite in 2 of 200 rows.*row 7"):
+        estimator.fit(frame, **ROLES)
+
+
+@pytest.mark.parametrize("estimator", EVERY)
+def test_no_overlap_is_refused(estimator):
+    frame = small()
+    frame["Z"] = frame["T"]
+    with pytest.raises(ValueError, match=r"no overlap|the propensity of T=\d is"):
+        estimator.fit(frame, **ROLES)
+
+
+def test_no_overlap_says_where():
+    frame = small()
+    frame.loc[frame["Z"] == 1, "T"] = 0
+    with pytest.raises(ValueError, match=r"in stratum Z=1 \(\d+ rows\) nobody has T=1"):
+        causal.BackdoorAdjustment().fit(frame, **ROLES)
+    with pytest.raises(ValueError, match=r"in stratum Z=1 \(\d+ rows\) nobody has T=1"):
+        causal.IPW(propensity_model="stratified").fit(frame, **ROLES)
+    wide = small().assign(Z=np.arange(200) / 200)
+    with pytest.raises(ValueError, match=r"Cut Z into bands \(pd.cut\), or use a model"):
+        causal.BackdoorAdjustment().fit(wide, **ROLES)
+    apart = small().assign(Z=lambda f: f["T"] + np.arange(200) / 400)
+    with pytest.raises(ValueError, match=r"Z is at least 1.* wherever T=1 and at most 0.4"):
+        causal.BackdoorAdjustment(outcome_model="regression").fit(apart, **ROLES)
+    with pytest.raises(ValueError, match=r"no overlap: every row with T=0|propensity of T=0 is"):
+        causal.IPW(propensity_model=LogisticRegression()).fit(apart, **ROLES)
+
+
+def test_a_propensity_of_zero_or_one_is_refused():
+    frame = small().assign(p=0.5)
+    causal.IPW().fit(frame, **ROLES, propensity="p")
+    for value in (0.0, 1.0):
+        frame.loc[3, "p"] = value
+        with pytest.raises(ValueError, match=r"the propensity of T=0 is [01] in 1 of 200 .*row 3"):
+            causal.IPW().fit(frame, **ROLES, propensity="p")
+        with pytest.raises(ValueError, match=r"the propensity of T=0 is [01] in 1 of 200"):
+            causal.AIPW().fit(frame, **ROLES, propensity="p")
+    seen = frame.assign(Y=frame["Y"].where(frame["T"] == 1), p=np.where(frame["T"] == 1, 1.0, 0.0))
+    with pytest.raises(ValueError, match="the propensity of Y observed is 0"):
+        causal.IPW().fit(seen, outcome="Y", adjust=["Z"], propensity="p")
+    certain = HistGradientBoostingClassifier(min_samples_leaf=1, learning_rate=20.0, max_iter=20)
+    wide = small().assign(Z=np.arange(200) / 200)
+    with pytest.raises(ValueError, match=r"the propensity of T=0 is|no overlap: every row"):
+        causal.IPW(propensity_model=certain).fit(wide, **ROLES)
+
+
+def test_a_known_propensity_is_checked():
+    frame = small().assign(p=1.5)
+    with pytest.raises(ValueError, match=r"one probability per row, .* values from 1.5 to 1.5"):
+        causal.IPW().fit(frame, **ROLES, propensity="p")
+    three = frame.assign(T=np.arange(200) % 3, p=0.3)
+    with pytest.raises(ValueError, match="for two arms, and 'T' has 3"):
+        causal.IPW().fit(three, **ROLES, propensity="p")
+    with pytest.raises(ValueError, match="BackdoorAdjustment uses no propensity"):
+        causal.BackdoorAdjustment().fit(frame.assign(p=0.5), **ROLES, propensity="p")
+
+
+def test_adjusting_for_a_descendant_is_refused_with_the_path():
+    frame = small().rename(columns={"Z": "M"})
+    roles = {**ROLES, "adjust": ["M"]}
+    for estimator in EVERY:
+        with pytest.raises(ValueError, match=r"cannot adjust for {M}: M descends .*: T -> M"):
+            estimator.fit(frame, **roles, graph=causal.dag("T -> M -> Y"))
+    with pytest.raises(ValueError, match="T <- U -> Y stays open"):
+        EVERY[0].fit(small(), **ROLES, graph=causal.dag("T <- U -> Y; Z -> Y", latent="U"))
+    with pytest.raises(ValueError, match="graph= needs the names of columns"):
+        EVERY[0].fit(outcome=[1.0, 2.0], treatment=[0, 1], graph=causal.dag("T -> Y"))
+
+
+def test_names_and_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"'Tt' is not a column .* Did you mean 'T'"):
+        EVERY[0].fit(small(), **{**ROLES, "treatment": "Tt"})
+    with pytest.raises(ValueError, match="'X' is not a column"):
+        EVERY[0].fit(small(), **{**ROLES, "adjust": ["X"]})
+    with pytest.raises(ValueError, match="outcome='Y' names a column, but no table was given"):
+        EVERY[0].fit(outcome="Y", treatment="T")
+    with pytest.raises(ValueError, match="with a table, outcome is the name of a column"):
+        EVERY[0].fit(small(), outcome=np.zeros(200), treatment="T")
+    with pytest.raises(ValueError, match="treatment has 3 rows and outcome 4"):
+        EVERY[0].fit(outcome=np.zeros(4), treatment=np.zeros(3))
+    with pytest.raises(ValueError, match="adjust has 3 rows and outcome 4"):
+        EVERY[0].fit(outcome=np.zeros(4), treatment=[0, 1, 0, 1], adjust=np.zeros(3))
+    with pytest.raises(
+        ValueError, match=r"outcome must have one value per row, got shape \(4, 1\)"
+    ):
+        EVERY[0].fit(outcome=np.zeros((4, 1)), treatment=[0, 1, 0, 1])
+    with pytest.raises(ValueError, match="the outcome must be numbers"):
+        EVERY[0].fit(small().assign(Y="good"), **ROLES)
+    with pytest.raises(ValueError, match="the treatment 'T' has another role too"):
+        EVERY[0].fit(small(), **{**ROLES, "adjust": ["Z", "T"]})
+    with pytest.raises(ValueError, match=r"control=2 is not a level of 'T' \(0, 1\)"):
+        EVERY[0].fit(small(), **ROLES, control=2)
+    with pytest.raises(ValueError, match="treatment 'T' has 200 levels, and at most 20"):
+        EVERY[0].fit(small().assign(T=np.arange(200)), **ROLES)
+
+
+def test_a_missing_outcome_is_checked():
+    frame = small()
+    with pytest.raises(ValueError, match="and no value of it is missing"):
+        EVERY[0].fit(frame, outcome="Y", adjust=["Z"])
+    with pytest.raises(ValueError, match="and every value of it is missing"):
+        EVERY[0].fit(frame.assign(Y=np.nan), outcome="Y", adjust=["Z"])
+    with pytest.raises(ValueError, match="the outcome is infinite in 1 rows"):
+        EVERY[0].fit(frame.assign(Y=[np.inf, np.nan] + [0.0] * 198), outcome="Y", adjust=["Z"])
+    with pytest.raises(ValueError, match="there is no treatment"):
+        EVERY[0].fit(frame.assign(Y=[np.nan] + [0.0] * 199), outcome="Y", control=1)
+
+
+def test_options_are_checked():
+    with pytest.raises(
+        ValueError, match=r"'strata' is not a choice for outcome_model .* Did you mean 'stratified'"
+    ):
+        causal.BackdoorAdjustment(outcome_model="strata")
+    with pytest.raises(ValueError, match=r"propensity_model must be one of .* or have fit, got 3"):
+        causal.IPW(propensity_model=3)
+    with pytest.raises(ValueError, match=r"clip must be at least 0 and below 0.5, got 0.7"):
+        causal.AIPW(clip=0.7)
+    with pytest.raises(ValueError, match="folds must be at least 1"):
+        causal.AIPW(folds=0)
+    with pytest.raises(ValueError, match=r"smallest arm has 3 rows, fewer than 5 folds: .*folds=3"):
+        causal.AIPW().fit(small().assign(T=[1] * 3 + [0] * 197), **ROLES)
+    for estimator in (causal.AIPW(), causal.MultipleImputation()):
+        with pytest.raises(ValueError, match="has seen no data: call fit first"):
+            estimator.estimate()
+
+
+def test_binary_outcomes_and_classifiers():
+    scm = causal.SCM(
+        Z=lambda u: u,
+        T=lambda Z, u: 0.6 * Z + u > 0,
+        Y=lambda T, Z, u: u < 1 / (1 + np.exp(-(T + Z))),
+        noise={"Y": "uniform"},
+    )
+    frame = scm.sample(N, seed=0)
+    truth = scm.do(T=1).sample(N, seed=0)["Y"].mean() - scm.do(T=0).sample(N, seed=0)["Y"].mean()
+    for model in ("regression", LogisticRegression(C=np.inf)):
+        fitted = causal.AIPW(outcome_model=model).fit(frame, outcome="Y", treatment="T", adjust="Z")
+        row = fitted.estimate().loc["1 - 0"]
+        assert row["adjusted"] == pytest.approx(truth, abs=0.02)
+        assert row["naive"] > truth + 0.15
+    constant = frame.assign(Y=1)
+    row = causal.AIPW().fit(constant, outcome="Y", treatment="T", adjust="Z").estimate()
+    assert row.loc["1 - 0", "adjusted"] == pytest.approx(0.0)
