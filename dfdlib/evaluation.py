@@ -18,6 +18,7 @@ from dfdlib._compare import compare
 from dfdlib._predict import checked, device_of, out_of_fold, out_of_group, predict_proba
 from dfdlib._report import Report, strata
 from dfdlib._results import read_results, write_result
+from dfdlib._tabular import tabular
 from dfdlib.data import Cohort
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "out_of_group",
     "predict_proba",
     "read_results",
+    "tabular",
     "write_result",
 ]
 

@@ -4,10 +4,10 @@ import contextlib
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from dfdlib._checkpoints import read_folder, write_folder
 from dfdlib._loop import SELECTION, Loop, Plan, Selection, mix
-from dfdlib.data import Cohort, check_disjoint
+from dfdlib.data import Cohort, Schema, check_disjoint
+from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
 from dfdlib.models.describe import describe, rebuild
 
-__all__ = ["Run", "Stage", "fit", "load_model", "seed_everything"]
+__all__ = ["Run", "Stage", "fit", "load_model", "seed_everything", "trainer"]
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,33 @@ def fit(
         best_epoch=best_epoch,
         seed=seed,
     )
+
+
+def trainer(
+    make: Callable[[Schema], Method], *, val: float | None = None, seed: int = 0, **options: Any
+) -> Callable[[Cohort, Cohort], np.ndarray]:
+    """Make a `fit_predict(train, test)` of a model, as `out_of_group` and `out_of_fold` take it.
+
+    Args:
+        make: gives a new model for a schema.
+        val: the share of the training patients that `fit` validates on; None for no validation.
+        seed: of the validation split and of `fit`.
+        **options: passed on to `fit`.
+
+    Example:
+        >>> from dfdlib.evaluation import out_of_fold
+        >>> from dfdlib.models import GRAPE, Classifier
+        >>> cohort = Cohort(x={"labs": torch.randn(40, 3)}, y=[0, 1] * 20)
+        >>> make = lambda schema: Classifier(backbone=GRAPE(d=8), schema=schema)
+        >>> out_of_fold(cohort, trainer(make, stages=[Stage(epochs=2)]), folds=2).shape
+        (40, 2)
+    """
+
+    def fit_predict(train: Cohort, test: Cohort) -> np.ndarray:
+        parts = (train, None) if val is None else train.split((1 - val, val), seed=seed)
+        return predict_proba(fit(make(train.schema), *parts, seed=seed, **options).model, test)
+
+    return fit_predict
 
 
 def _check(

@@ -294,6 +294,22 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert losses == pytest.approx(one.history["train_total"].tolist(), abs=1e-4)
 
 
+def test_trainer_fits_on_its_training_part_alone():
+    data = cohort()
+    train, test = data.split((0.6, 0.4))
+    options = {"stages": [Stage(epochs=4)], "lr": 0.02, "select": "val_loss"}
+    made = []
+
+    def make(schema):
+        made.append(model(train))
+        return made[-1]
+
+    p = training.trainer(make, val=0.2, seed=3, **options)(train, test)
+    expected = fit(model(train), *train.split((0.8, 0.2), seed=3), seed=3, **options).model
+    np.testing.assert_array_equal(p, predict_proba(expected, test))
+    assert same(made[0], expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
