@@ -1,5 +1,6 @@
 """Structural causal models, missingness graphs and estimators on plain tables."""
 
+from dfdlib.causal import papers
 from dfdlib.causal._drawing import draw
 from dfdlib.causal._imputation import MultipleImputation, Pooled, rubin
 from dfdlib.causal.estimators import AIPW, IPW, BackdoorAdjustment
@@ -36,6 +37,7 @@ __all__ = [
     "hide",
     "implied_independences",
     "indicators",
+    "papers",
     "paths",
     "proxies",
     "recoverable",

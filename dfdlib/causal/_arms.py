@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dfdlib.causal._names import check_name, spell
-from dfdlib.causal._paths import walk
+from dfdlib.causal._paths import conditioned, walk
 from dfdlib.causal.graphs import check_adjustment
 from dfdlib.causal.missingness import indicators
 
@@ -54,9 +54,9 @@ class Arms:
         )
 
     def name(self, arm: int) -> str:
-        """What it means to be in an arm."""
+        """What it means to be in an arm; -1 is that of a missing outcome."""
         if self.treatment is None:
-            return f"{self.outcome_name} observed"
+            return f"{self.outcome_name} {'missing' if arm < 0 else 'observed'}"
         return f"{self.treatment}={self.levels[arm]}"
 
 
@@ -80,7 +80,7 @@ def read_arms(
                 raise ValueError(f"the {role} {name!r} has another role too: give it only one.")
     if graph is not None:
         _check_graph(data, graph, outcome, treatment, covariates)
-    values = y.to_numpy(dtype=float)
+    values = y.to_numpy(dtype=float, na_value=np.nan)
     if treatment is None:
         if control is not None:
             raise ValueError("control names an arm of a treatment, and there is no treatment.")
@@ -202,7 +202,7 @@ def _refuse_missing(table: pd.DataFrame) -> None:
         values = table[name]
         bad = values.isna().to_numpy()
         if values.dtype.kind == "f":
-            bad = ~np.isfinite(values.to_numpy())
+            bad = ~np.isfinite(values.to_numpy(dtype=float, na_value=np.nan))
         if bad.any():
             raise ValueError(
                 f"{name!r} is NaN or infinite in {bad.sum()} of {len(bad)} rows, first in row "
@@ -258,9 +258,8 @@ def _check_graph(
         return
     check_name(outcome, indicators(graph), "variable with an indicator in the graph")
     given = frozenset(covariates)
-    for node in sorted(given):
-        check_name(node, graph.nodes, "node")
-    stays = [p for p in walk(graph, outcome, indicators(graph)[outcome], given) if p.open]
+    known = conditioned(graph, given)
+    stays = [p for p in walk(graph, outcome, indicators(graph)[outcome], known) if p.open]
     if stays:
         path = min(stays, key=lambda p: (len(p.nodes), p.nodes))
         raise ValueError(

@@ -116,8 +116,10 @@ class MultipleImputation:
                 never or always missing.
         """
         y, covariates = read_columns(data, outcome, adjust)
-        values = y.to_numpy(dtype=float)
+        values = y.to_numpy(dtype=float, na_value=np.nan)
         missing = missing_outcome(values)
+        if covariates.shape[1] == 0:
+            raise ValueError("imputation needs something to impute from: name covariates, adjust=.")
         for name in covariates:
             if covariates[name].dtype.kind not in "biuf" and covariates[name].isna().any():
                 raise ValueError(f"{name!r} is text with missing values: give them a name.")

@@ -8,7 +8,7 @@ import networkx as nx
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """Answer ``' Did you mean 'x'?'`` where one known name is close, else nothing."""
-    folded = {k.casefold(): k for k in known}
+    folded = {str(k).casefold(): k for k in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f" Did you mean {folded[close[0]]!r}?" if close else ""
 
@@ -16,7 +16,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
 def check_name(name: str, known: Collection[str], what: str) -> None:
     """Refuse a name that is not among the known ones."""
     if name not in known:
-        listed = ", ".join(known) or "there is none"
+        listed = ", ".join(map(str, known)) or "there is none"
         raise ValueError(f"{name!r} is not a {what} ({listed}).{suggestion(name, known)}")
 
 

@@ -133,17 +133,16 @@ def check_clip(clip: float) -> None:
 
 def check_ranges(arms: Arms) -> None:
     """Refuse arms that have no value of a covariate in common, where a model only extrapolates."""
-    if arms.treatment is None:
-        return
+    groups = [int(a) for a in np.unique(arms.arm)]
     for name, x in zip(design_names(arms.covariates), design(arms.covariates).T, strict=True):
-        lows = [x[arms.arm == a].min() for a in range(len(arms.levels))]
-        highs = [x[arms.arm == a].max() for a in range(len(arms.levels))]
-        a, b = int(np.argmax(lows)), int(np.argmin(highs))
-        if lows[a] > highs[b]:
+        low = {a: x[arms.arm == a].min() for a in groups}
+        high = {a: x[arms.arm == a].max() for a in groups}
+        a, b = max(groups, key=lambda g: low[g]), min(groups, key=lambda g: high[g])
+        if low[a] > high[b]:
             raise ValueError(
-                f"no overlap: {name} is at least {lows[a]:.3g} wherever {arms.name(a)} and at most "
-                f"{highs[b]:.3g} wherever {arms.name(b)}. A model would only extrapolate: leave "
-                f"{name} out if it is no confounder, or compare patients who could get both."
+                f"no overlap: {name} is at least {low[a]:.3g} wherever {arms.name(a)} and at most "
+                f"{high[b]:.3g} wherever {arms.name(b)}. A model would only extrapolate: leave "
+                f"{name} out if it is no confounder, or keep to patients who could be in both."
             )
 
 

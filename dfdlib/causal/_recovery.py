@@ -64,8 +64,9 @@ class Recovery:
             whole = left | right | extra
             if self._no_self_censoring(whole):
                 return (
-                    f"{target} follows from {_term(whole)}, which the odds ratios of the patterns "
-                    f"give: no indicator depends on its own variable given all others"
+                    f"{target} by the odds ratios of the patterns of {', '.join(sorted(whole))}: "
+                    f"no indicator depends on its own variable given the other variables and "
+                    f"indicators"
                 )
         return None
 

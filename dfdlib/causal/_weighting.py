@@ -71,7 +71,7 @@ class Weighted(Estimator):
         arms, _ = self._fitted()
         groups = {arms.name(a): arms.arm == a for a in range(len(arms.levels))}
         if arms.treatment is None:
-            groups[f"{arms.outcome_name} missing"] = arms.arm < 0
+            groups[arms.name(-1)] = arms.arm < 0
         edges = np.linspace(0, 1, bins + 1)
         tables = [
             pd.DataFrame(

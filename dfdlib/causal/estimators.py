@@ -100,7 +100,8 @@ class BackdoorAdjustment(Estimator):
         draws = []
         for _ in range(self.n_boot):
             part = arms.take(rng.integers(len(arms), size=len(arms)))
-            draws.append(nuisance.outcomes(part, self.outcome_model).mean(axis=0))
+            if np.isin(arms.arm, part.arm).all():  # a sample without one of the arms says nothing
+                draws.append(nuisance.outcomes(part, self.outcome_model).mean(axis=0))
         if not draws:
             return Solution(means, np.full((len(means), len(means)), np.nan))
         return Solution(means, np.atleast_2d(np.cov(np.array(draws).T)))

@@ -79,7 +79,7 @@ def adjustment_sets(
         return nx.is_d_separator(backdoor, {x}, {y}, z | selected)
 
     candidates = _candidates(graph, x, y, hidden, selected)
-    # If any set works, all candidates together do (van der Zander et al. 2014, theorem 4.4).
+    # If any set works, all candidates together do (van der Zander, Liskiewicz, Textor 2014).
     return list(_minimal(candidates, valid)) if valid(candidates) else []
 
 

@@ -141,11 +141,10 @@ def classify(graph: nx.DiGraph) -> Answer:
 def recoverable(graph: nx.DiGraph, query: str) -> Answer:
     """Say whether a distribution can be computed from incomplete data of a missingness graph.
 
-    Source: yes by d-separation and factorisation (Mohan, Pearl and Tian 2013, theorem 1 and
-    definition of ordered factorisation), or because no indicator depends on its own variable given
-    all the others (Sadinle and Reiter 2017; Nabi, Bhattacharya and Shpitser 2020, theorem 1). No by
-    self-masking or a path of colliders between a variable and its indicator (Mohan and Pearl 2014,
-    theorem 2; here for the query's own variables).
+    Source: yes by d-separation and ordered factorisation (Mohan, Pearl and Tian 2013), or because
+    no indicator depends on its own variable given all the others (Sadinle and Reiter 2017; Nabi,
+    Bhattacharya and Shpitser 2020, arXiv 2004.04872). No by self-masking or a path of colliders
+    between a variable and its indicator (Mohan and Pearl 2014), if the query holds all of the path.
 
     The question is about one population of this graph, without assumptions on the form of the
     distributions, and with every pattern possible at all values. "No" may become "yes" with a

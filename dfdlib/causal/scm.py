@@ -34,6 +34,8 @@ class SCM:
         latent: Nodes that nobody measures: left out of the sampled table.
         selection: Nodes that decide who enters the data: only units in which all of them are
             non-zero are in the sampled table.
+        indicators: Variable to its availability indicator, where that is not called ``R_`` and the
+            variable; see `dfdlib.causal.hide` and `dfdlib.causal.recoverable`.
         **mechanisms: Node names and their functions.
 
     Raises:
@@ -55,9 +57,15 @@ class SCM:
         noise: Any = None,
         latent: Any = (),
         selection: Any = (),
+        indicators: Any = None,
         **mechanisms: Any,
     ) -> None:
-        options = {"noise": noise, "latent": latent, "selection": selection}
+        options = {
+            "noise": noise,
+            "latent": latent,
+            "selection": selection,
+            "indicators": indicators,
+        }
         for name in (*(k for k, v in options.items() if callable(v)), *mechanisms):
             if name == "u" or name in options:
                 use = "the noise of each node" if name == "u" else f"the option {name}=..."
@@ -70,6 +78,9 @@ class SCM:
         }
         self._latent = self._named(latent)
         self._selection = self._named(selection)
+        self._indicators: dict[str, str] = dict(indicators or {})
+        for node in (*self._indicators, *self._indicators.values()):
+            check_name(node, self._mechanisms, "node")
         if both := sorted(self._latent & self._selection):
             raise ValueError(f"{both[0]!r} cannot be both latent and selection: choose one.")
         self._noise: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {}
@@ -84,7 +95,11 @@ class SCM:
 
     @property
     def graph(self) -> nx.DiGraph:
-        """The causal graph; ``latent``, ``selection`` and ``intervened`` are node attributes."""
+        """The causal graph; what its nodes are is in their attributes.
+
+        ``latent``, ``selection`` and ``intervened`` are truth values, ``indicates`` is the variable
+        that an indicator speaks of.
+        """
         graph = nx.DiGraph()
         for node in self._mechanisms:
             graph.add_node(
@@ -95,6 +110,8 @@ class SCM:
             )
         for node, mechanism in self._mechanisms.items():
             graph.add_edges_from((parent, node) for parent in mechanism.parents)
+        for variable, indicator in self._indicators.items():
+            graph.nodes[indicator]["indicates"] = variable
         return graph
 
     def sample(self, n: int, *, seed: int = 0, full: bool = False) -> pd.DataFrame:

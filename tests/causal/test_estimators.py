@@ -80,6 +80,18 @@ def test_arrays_give_what_the_table_gives():
     np.testing.assert_allclose(by_name, again.estimate(), atol=1e-12)
 
 
+def test_nullable_columns_are_read():
+    table = stones()
+    nullable = table.astype({"success": "Int64"})
+    by_name = causal.AIPW().fit(nullable, **STONES).estimate()
+    np.testing.assert_allclose(by_name, causal.AIPW().fit(table, **STONES).estimate())
+    nullable.loc[5, "success"] = pd.NA
+    row = causal.BackdoorAdjustment().fit(nullable, outcome="success", adjust="size").estimate()
+    assert row.iloc[0]["adjusted"] == pytest.approx(table["success"].mean(), abs=0.002)
+    with pytest.raises(ValueError, match="'success' is NaN or infinite in 1 of 700"):
+        causal.AIPW().fit(nullable, **STONES)
+
+
 def test_without_covariates_the_answer_is_the_naive_one():
     for estimator in SATURATED:
         table = estimator.fit(stones(), **{**STONES, "adjust": []}).estimate()
@@ -327,6 +339,8 @@ def test_imputation_uses_covariates_that_are_missing_too():
     assert half > 1.96 * one(fitted.estimate())["se"]
     with pytest.raises(ValueError, match="n_imputations must be at least 2"):
         causal.MultipleImputation(n_imputations=1)
+    with pytest.raises(ValueError, match="needs something to impute from"):
+        fitted.fit(frame, outcome="Y")
     with pytest.raises(ValueError, match="'V' is text with missing values"):
         fitted.fit(frame.assign(V=["a", None] * 2500), outcome="Y", adjust="V")
 
@@ -387,6 +401,9 @@ def test_no_overlap_says_where():
     apart = small().assign(Z=lambda f: f["T"] + np.arange(200) / 400)
     with pytest.raises(ValueError, match=r"Z is at least 1.* wherever T=1 and at most 0.4"):
         causal.BackdoorAdjustment(outcome_model="regression").fit(apart, **ROLES)
+    seen = apart.assign(Y=apart["Y"].where(apart["T"] == 0))
+    with pytest.raises(ValueError, match=r"Z is at least 1.* wherever Y missing and at most 0.4"):
+        causal.BackdoorAdjustment(outcome_model="regression").fit(seen, outcome="Y", adjust="Z")
     with pytest.raises(ValueError, match=r"no overlap: every row with T=0|propensity of T=0 is"):
         causal.IPW(propensity_model=LogisticRegression()).fit(apart, **ROLES)
 

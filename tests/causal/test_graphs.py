@@ -174,6 +174,22 @@ def test_adjustment_sets_equal_exhaustive_search(graphs):
     assert none > 300
 
 
+def test_adjustment_under_selection_equals_exhaustive_search(graphs):
+    rng = np.random.default_rng(12)
+    some = 0
+    for graph, brute in graphs:
+        x, y, s, *rest = (str(n) for n in rng.permutation(list(graph)))
+        selected = graph.copy()
+        selected.nodes[s]["selection"] = True
+        valid = [z for z in subsets(rest) if brute.backdoor(x, y, z | {s})]
+        found = causal.adjustment_sets(selected, x, y)
+        assert set(found) == set(smallest(valid))
+        some += bool(found) and found != [frozenset()]
+        left = {n for n in rest if rng.random() < 0.4}
+        assert causal.d_separated(selected, x, y, left) == brute.separated(x, y, left | {s})
+    assert some > 15
+
+
 def test_each_proposed_set_is_judged_like_the_path_search(graphs):
     rng = np.random.default_rng(4)
     for graph, brute in graphs[:60]:

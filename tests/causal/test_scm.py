@@ -267,6 +267,8 @@ def test_mechanisms_that_cannot_be_read_are_refused():
 def test_options_are_checked():
     with pytest.raises(ValueError, match=r"'V' is not a node \(U\)"):
         causal.SCM(U=lambda u: u, latent="V")
+    with pytest.raises(ValueError, match=r"'R' is not a node \(U\)"):
+        causal.SCM(U=lambda u: u, indicators={"U": "R"})
     with pytest.raises(ValueError, match="'U' cannot be both latent and selection"):
         causal.SCM(U=lambda u: u, latent="U", selection="U")
     with pytest.raises(ValueError, match=r"'normall' is not a noise for 'U'.*mean 'normal'"):
