@@ -47,7 +47,7 @@ class Recovery:
         distribution of which the query is a ratio; and the law without self-censoring.
         """
         target = _term(left, right)
-        for moved in _subsets(right):
+        for moved in _subsets(right - self.latent):
             whole = left | moved
             steps = self._derive(whole, right - moved)
             if steps is None:
@@ -105,8 +105,6 @@ class Recovery:
 
     def _find_factor(self, v: str, given: Names) -> Names | None:
         """The smallest set S with ``P(v | given) = P(v | S) = P(v | S, R_v = R_S = 1)``."""
-        if v in self.latent:
-            return None
         for kept in _subsets(given - self.latent):
             irrelevant = (given - kept) | self._seen(kept | {v})
             if not irrelevant or nx.is_d_separator(self.graph, {v}, irrelevant, kept):

@@ -445,6 +445,7 @@ def test_adjusting_for_a_descendant_is_refused_with_the_path():
             estimator.fit(frame, **roles, graph=causal.dag("T -> M -> Y"))
     with pytest.raises(ValueError, match="T <- U -> Y stays open"):
         EVERY[0].fit(small(), **ROLES, graph=causal.dag("T <- U -> Y; Z -> Y", latent="U"))
+    EVERY[0].fit(small(), **ROLES, graph=causal.dag("T <- Z -> Y; T -> Y"))
     with pytest.raises(ValueError, match="graph= needs the names of columns"):
         EVERY[0].fit(outcome=[1.0, 2.0], treatment=[0, 1], graph=causal.dag("T -> Y"))
 
