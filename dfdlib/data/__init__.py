@@ -16,14 +16,21 @@ def _heart(**options: Any) -> Cohort:
     return heart.load(**options)
 
 
-_LOADERS: dict[str, Callable[..., Cohort]] = {"heart": _heart}
+def _synthetic(**options: Any) -> Cohort:
+    from dfdlib.data import synthetic
+
+    return synthetic.load(**options)
+
+
+_LOADERS: dict[str, Callable[..., Cohort]] = {"heart": _heart, "synthetic": _synthetic}
 
 
 def load(name: str, **options: Any) -> Cohort:
     """Load a cohort by name.
 
     Args:
-        name: `heart`, the UCI heart disease data of four hospitals (`dfdlib.data.heart.load`).
+        name: `heart`, the UCI heart disease data of four hospitals (`dfdlib.data.heart.load`), or
+            `synthetic`, cohorts with known truth (`dfdlib.data.synthetic.load`).
         **options: What the loader of that name takes.
 
     Raises:
@@ -32,7 +39,7 @@ def load(name: str, **options: Any) -> Cohort:
     Example:
         >>> load("hart")
         Traceback (most recent call last):
-        ValueError: 'hart' is not a data set (heart). Did you mean 'heart'?
+        ValueError: 'hart' is not a data set (heart, synthetic). Did you mean 'heart'?
     """
     if name not in _LOADERS:
         raise unknown(name, _LOADERS, "data set")
