@@ -40,11 +40,12 @@ $(INSTALLED): requirements.lock pyproject.toml
 book: $(INSTALLED) ## Re-execute what changed and build the book (EXECUTE=off: from the stored outputs)
 	$(BIN)/python -m dfdlib.book config --execute $(EXECUTE) --out _build/_config.yml
 	$(BIN)/jupyter-book build . --config _build/_config.yml -n -W --keep-going
+	DFDLIB_HTML=$(CURDIR)/_build/html $(BIN)/pytest --quiet tests/test_html.py
 	@echo
 	@echo "The book is ready. Open file://$(CURDIR)/_build/html/index.html"
 
 test: $(INSTALLED) ## Run the tests and the library's doctests, with coverage (no notebook)
-	$(BIN)/pytest --numprocesses $(JOBS) --cov -rs
+	$(BIN)/pytest --numprocesses $(JOBS) --cov -rfEs
 
 notebooks: $(INSTALLED) ## Re-execute every chapter and compare with its stored outputs
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
