@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from lightning_fabric import Fabric
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dfdlib._checkpoints import latest, read_folder, write_checkpoint
 from dfdlib.data import Batch, Cohort
-from dfdlib.evaluation import evaluate
+from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
 
 Selection = Literal["last", "val_loss", "val_auroc"]
@@ -84,7 +86,7 @@ class Loop:
         self.folder = None if folder is None else Path(folder)
         # Fabric's wrapper steps; the state is read and written on the optimiser itself
         self.plain_optimizer = torch.optim.AdamW(
-            model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
+            model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
         )
         self.model, self.optimizer = fabric.setup(model, self.plain_optimizer)
         self.model.mark_forward_method("loss")
@@ -165,8 +167,8 @@ class Loop:
         for batch in val.batches(1024):
             term = self.plain.loss(batch.to(self.fabric.device))["total"]
             total, n = total + float(term) * _labels(batch), n + _labels(batch)
-        scores = evaluate(self.plain, val, n_boot=0).frame.set_index("metric")["value"]
-        return {"val_loss": total / max(n, 1), "val_auroc": float(scores["auroc"])}
+        p = predict_proba(self.plain, val)
+        return {"val_loss": total / max(n, 1), "val_auroc": _auroc(val, p)}
 
     def _select(self, row: dict[str, Any]) -> None:
         """Keep the weights if they are the best so far; stop if they have not been for long."""
@@ -238,6 +240,21 @@ def _fingerprint(cohort: Cohort) -> str:
     if cohort.y is not None:
         digest.update(cohort.y.cpu().numpy().tobytes())
     return f"{len(cohort)} patients, {digest.hexdigest()[:12]}"
+
+
+def _auroc(cohort: Cohort, p: Float[np.ndarray, "n k"]) -> float:
+    """Mean AUROC over labels, or over classes against the rest; NaN where one has one class."""
+    if cohort.y is None:
+        return math.nan
+    y = cohort.y.cpu().numpy().reshape(len(p), -1)
+    if cohort.task != "multilabel":
+        scores = p[:, 1:] if cohort.task == "binary" else p
+        classes = np.arange(p.shape[1] - scores.shape[1], p.shape[1])
+        y, p = np.where(np.isnan(y), np.nan, y == classes), scores
+    known = ~np.isnan(y)
+    if any(len(np.unique(y[k, c])) < 2 for c, k in enumerate(known.T)):
+        return math.nan
+    return float(np.mean([roc_auc_score(y[k, c], p[k, c]) for c, k in enumerate(known.T)]))
 
 
 def _labels(batch: Batch) -> int:

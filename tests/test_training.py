@@ -12,9 +12,9 @@ from lightning_fabric import Fabric
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from dfdlib import training
+from dfdlib import _loop, training
 from dfdlib.data import Cohort
-from dfdlib.evaluation import predict_proba
+from dfdlib.evaluation import evaluate, predict_proba
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
 from dfdlib.training import Stage, fit, load_model, seed_everything
 
@@ -130,6 +130,25 @@ def test_selection_keeps_the_best_epoch_of_the_last_stage(select, column):
     )
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_validation_auroc_is_that_of_evaluate(task):
+    rng = np.random.default_rng(0)
+    y = {
+        "binary": rng.integers(0, 2, 60),
+        "multiclass": rng.integers(0, 3, 60),
+        "multilabel": rng.integers(0, 2, (60, 4)),
+    }[task].astype(float)
+    y[:7] = np.nan
+    data = Cohort(x={"labs": rng.normal(size=(60, 2))}, y=y, task=task)
+    p = rng.dirichlet(np.ones(3 if task == "multiclass" else 2), 60)
+    if task == "multilabel":
+        p = rng.random((60, 4))
+    frame = evaluate(p, data, n_boot=0).frame.set_index("metric")
+    assert _loop._auroc(data, p) == pytest.approx(frame.loc["auroc", "value"], abs=1e-12)
+    one = data.select(torch.arange(60) < 1 + 7)
+    assert np.isnan(_loop._auroc(one, p[:8]))
+
+
 def test_patience_stops():
     train, val = cohort().split((0.7, 0.3))
     run = fit(
@@ -224,8 +243,7 @@ def test_a_saved_model_scores_a_new_patient_in_a_fresh_process(tmp_path, backbon
     run.save(tmp_path / "model")
     code = textwrap.dedent(f"""
         import numpy as np
-        from dfdlib import training
-from dfdlib.data import Cohort
+        from dfdlib.data import Cohort
         from dfdlib.evaluation import predict_proba
         from dfdlib.training import load_model
         model = load_model({str(tmp_path / "model")!r})

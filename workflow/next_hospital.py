@@ -31,7 +31,7 @@ from dfdlib.training import Stage, trainer
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "next_hospital.yaml").read_text("utf-8"))
 BACKBONES = {"GRAPE": GRAPE, "Transformer": TokenTransformer}
-WAYS = ("next hospital", "own hospital")
+WAYS = ("own hospital", "next hospital")
 MARGIN = SETTINGS["margin"]
 
 
@@ -64,7 +64,7 @@ def run(method: str, seed: int, out: Path) -> None:
     p_own = out_of_fold(cohort, fit_predict, within="site", folds=SETTINGS["folds"], seed=seed)[
         :, 1
     ]
-    frame = pd.DataFrame({"patient": cohort.groups["patient"], WAYS[0]: p_next, WAYS[1]: p_own})
+    frame = pd.DataFrame({"patient": cohort.groups["patient"], WAYS[0]: p_own, WAYS[1]: p_next})
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
     frame.to_csv(part, index=False)
@@ -114,8 +114,8 @@ def _write(
         dataset=f"heart, {site}",
         method=f"{method}, ERM",
         parameters={**SETTINGS, "auroc": aurocs},
-        estimand="AUROC in a hospital when trained on the other three, minus AUROC in "
-        "cross-validation inside it: what plain training keeps, before any debiasing",
+        estimand="AUROC in cross-validation inside a hospital, minus AUROC there when trained on "
+        "the other three: what plain training loses in the next hospital, without debiasing",
         margin=MARGIN,
         seeds=seeds,
         metric="auroc",
