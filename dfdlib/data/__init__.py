@@ -1,6 +1,7 @@
 """Cohorts: the one data type that models, graphs and metrics read."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from dfdlib.data._ragged import Ragged
@@ -19,6 +20,10 @@ def _heart(**options: Any) -> Cohort:
 def _synthetic(**options: Any) -> Cohort:
     from dfdlib.data import synthetic
 
+    known = signature(synthetic.load).parameters
+    for option in options:
+        if option not in known:
+            raise unknown(option, known, "setting of synthetic cohorts")
     return synthetic.load(**options)
 
 
@@ -34,7 +39,7 @@ def load(name: str, **options: Any) -> Cohort:
         **options: What the loader of that name takes.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: An unknown name, or an option that its loader refuses.
 
     Example:
         >>> load("hart")

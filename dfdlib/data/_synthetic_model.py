@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,7 +30,8 @@ CONFOUNDER = 2.1
 AGREEMENT = {"confounded": (3.0, 1.5, -3.0), "anticausal": (2.0, 1.0, -2.0)}
 # Probability that a modality shows -B for B.
 SLIP = 0.1
-# Share of patients who have a modality that may be missing, in every hospital and every world.
+# Share of patients who have a modality that may be missing: in each hospital, where severity is
+# standard normal, and in each world, whatever the strength.
 AVAILABILITY = 0.7
 # Per site: log-odds of being observed per unit of what drives the mask.
 PUSH = {
@@ -53,7 +55,7 @@ def sigmoid(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """What distinguishes one synthetic cohort from another, beside size and seed; checked here."""
 
@@ -118,7 +120,7 @@ class Options:
         scale = 0.0 if self.bias == "none" else self.strength
         return sigmoid(scale * np.array(AGREEMENT[self.structure]))
 
-    @property
+    @cached_property
     def observe(self) -> Callable[..., Any]:
         """P(R = 1 | what drives the mask, site): a mean of AVAILABILITY, whatever the strength."""
         push = self.strength * np.array(PUSH[self.missing])
@@ -157,7 +159,9 @@ def declare(options: Options) -> SCM:
         nodes["L"] = lambda Y, u: np.where(u < options.label_noise, 1 - Y, Y)
     uniform = [n for n in nodes if n in ("E", "C", "B", "L") or n.startswith(("S_", "R_"))]
     noise = dict.fromkeys(uniform, "uniform") | {"Y": "logistic"}
-    scm = SCM(noise=noise, latent=("C", "B"), **nodes)
+    # Nobody reads severity off, unless somebody had to in order to order tests by it.
+    latent = ("C", "B") if options.missing == "severity" else ("C", "B", "Z")
+    scm = SCM(noise=noise, latent=latent, **nodes)
     if options.world == "shifted":
         return scm.do(E=SITES.index("west"))
     if options.world == "randomised":

@@ -1,7 +1,6 @@
 """Cohorts with known truth: drawn from a declared structural causal model."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -26,35 +25,32 @@ from dfdlib.data.cohort import Cohort
 ESTIMAND = "P(Y = 1 | do(observed causal features)), in the population of the training hospitals"
 
 #: What stands in the columns of `cohort.truth`.
-TRUTH = MappingProxyType(
-    {
-        "p_do": ESTIMAND + ": the confounder and the causal features that the mask hides are "
-        "averaged out, spurious features and mask say nothing",
-        "p_obs": "P(Y = 1 | all observed features and the mask), as patients come in training: the "
-        "best that a model can do which is trained there without the site and judged there",
-        "y": "the true outcome; cohort.y is this, or what label noise made of it",
-        "confounder": "C, -1 or 1",
-        "bias": "B, the spurious attribute, -1 or 1",
-    }
-)
+TRUTH = {
+    "p_do": ESTIMAND + ": the confounder and the causal features that the mask hides are averaged "
+    "out, spurious features and mask say nothing",
+    "p_obs": "P(Y = 1 | all observed features and the mask), as patients come in training: the "
+    "best that a model can do which is trained there without the site and judged there",
+    "y": "the true outcome; cohort.y is this, or what label noise made of it",
+    "confounder": "C, -1 or 1",
+    "bias": "B, the spurious attribute, -1 or 1",
+    "severity": "Z, what the causal parts of all modalities add up to, seen or not",
+}
 
-# Frozen: claims are decided on these. tests/data/test_synthetic.py pins them, the constants of the
-# model, and what the oracle and a plain classifier score.
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "confounded-linear": {"structure": "confounded", "bias": "linear"},
-        "confounded-xor": {"structure": "confounded", "bias": "xor"},
-        "confounded-parity": {"structure": "confounded", "bias": "parity"},
-        "anticausal": {"structure": "anticausal", "bias": "linear"},
-        "own-modalities": {"structure": "confounded", "bias": "linear", "where": "own"},
-        "causal-shift": {"structure": "confounded", "bias": "linear", "causal_shift": True},
-        "mcar": {"bias": "none", "missing": "mcar"},
-        "mar": {"bias": "none", "missing": "mar"},
-        "severity": {"bias": "none", "missing": "severity"},
-        "mnar-latent": {"bias": "none", "missing": "mnar_latent"},
-        "mnar-self": {"bias": "none", "missing": "mnar_self"},
-    }
-)
+#: Frozen, since claims are decided on these: tests/data/test_synthetic.py pins them, the constants
+#: of the model, and what the oracles and a plain classifier score.
+PRESETS: dict[str, dict[str, Any]] = {
+    "confounded-linear": {"structure": "confounded", "bias": "linear"},
+    "confounded-xor": {"structure": "confounded", "bias": "xor"},
+    "confounded-parity": {"structure": "confounded", "bias": "parity"},
+    "anticausal": {"structure": "anticausal", "bias": "linear"},
+    "own-modalities": {"structure": "confounded", "bias": "linear", "where": "own"},
+    "causal-shift": {"structure": "confounded", "bias": "linear", "causal_shift": True},
+    "mcar": {"bias": "none", "missing": "mcar"},
+    "mar": {"bias": "none", "missing": "mar"},
+    "severity": {"bias": "none", "missing": "severity"},
+    "mnar-latent": {"bias": "none", "missing": "mnar_latent"},
+    "mnar-self": {"bias": "none", "missing": "mnar_self"},
+}
 
 # A block is three features; how many of them carry the spurious attribute in their signs.
 BLOCK = 3
@@ -100,12 +96,13 @@ def load(
             features, so that missingness can be studied alone.
         where: `mixed`: each modality has both blocks. `own`: vitals and labs are causal, ecg and
             notes spurious.
-        missing: Vitals are always there. Each other modality is there for 70 % of the patients:
-            `mcar` at random; `mar` rather where the causal part of the vitals is high; `severity`
-            rather where Z is high, whether or not the features that make it so are then seen;
-            `mnar_latent` rather where C is high in the training hospitals and low in the shifted
-            one; `mnar_self` rather where the modality's own causal part is low (without one, at
-            random). All but `mnar_latent` are the same in every hospital.
+        missing: Vitals are always there. Each other modality is there for 70 % of the patients, in
+            each hospital (nearly so under causal_shift): `mcar` at random; `mar` rather where the
+            causal part of the vitals is high; `severity` rather where Z is high, whether or not the
+            features that make it so are then seen; `mnar_latent` rather where C is high in the
+            training hospitals, and low in the shifted one; `mnar_self` rather where the modality's
+            own causal part is low (at random where it has none). All but `mnar_latent` are the
+            same in every hospital.
         strength: Scales the log-odds of B and of the mask, from 0 (neither depends on anything) to
             2.
         causal_shift: Hospitals also differ in severity: Z has mean −0.3 in north, 0.3 in south, 0.6
@@ -120,8 +117,9 @@ def load(
             patients and their noise, so that cohorts are paired; a larger n begins with the same
             patients.
 
-    Groups are site and patient (a number that no other seed or world uses). The covariate severity
-    is Z: known to those who order tests, for tables by stratum, and no input of a model.
+    Groups are site and patient (a number that no other seed or world uses). Where severity orders
+    the tests it was known to those who did, and is a covariate: to weight or to stratify by, no
+    input of a model. Given it, values are missing at random.
 
     Truth:
         `TRUTH` says what the columns are. The estimand is `p_do`. `p_obs` is the ceiling in
@@ -142,11 +140,20 @@ def load(
         >>> cohort
         Cohort(2000 rows: vitals (vector), labs (vector), ecg (vector), notes (vector); binary)
         >>> cohort.truth.columns.tolist()
-        ['p_do', 'p_obs', 'y', 'confounder', 'bias']
+        ['p_do', 'p_obs', 'y', 'confounder', 'bias', 'severity']
         >>> cohort.truth.attrs["estimand"]
         'P(Y = 1 | do(observed causal features)), in the population of the training hospitals'
     """
-    options = Options(structure, bias, where, missing, strength, causal_shift, label_noise, world)
+    options = Options(
+        structure=structure,
+        bias=bias,
+        where=where,
+        missing=missing,
+        strength=strength,
+        causal_shift=causal_shift,
+        label_noise=label_noise,
+        world=world,
+    )
     for name, value, low, high in (("n", n, 1, MAX_N), ("seed", seed, 0, MAX_SEED)):
         if not low <= value <= high:
             raise ValueError(f"{name}={value} is out of range. Pass {low} to {high}")
@@ -164,15 +171,16 @@ def load(
             "y": nodes["Y"],
             "confounder": nodes["C"],
             "bias": nodes["B"],
+            "severity": nodes["Z"],
         }
     )
-    truth.attrs = {"estimand": ESTIMAND, "columns": dict(TRUTH)}
+    truth.attrs = {"estimand": ESTIMAND, "columns": TRUTH.copy()}
     first = (len(get_args(World)) * seed + get_args(World).index(world)) * MAX_N
     return Cohort(
         x=x,
         observed=observed,
         y=nodes["L" if label_noise else "Y"],
-        covariates={"severity": nodes["Z"]},
+        covariates=truth[["severity"]] if missing == "severity" else None,
         groups={
             "site": np.array(SITES)[nodes["E"]],
             "patient": first + np.arange(n),
@@ -209,15 +217,24 @@ def scm(
     Example:
         >>> from dfdlib import causal
         >>> graph = scm(structure="confounded").graph
-        >>> causal.adjustment_sets(graph, "Z", "Y", latent={"C", "B"})[0]
-        frozenset()
+        >>> causal.adjustment_sets(graph, "A_labs", "Y")
+        [frozenset()]
         >>> [path for path in causal.paths(graph, "B", "Y")["path"] if "E" not in path]
         ['B <- C -> Y']
         >>> sorted(scm(missing="mar", world="randomised").graph.predecessors("R_labs"))
         []
     """
     return declare(
-        Options(structure, bias, where, missing, strength, causal_shift, label_noise, world)
+        Options(
+            structure=structure,
+            bias=bias,
+            where=where,
+            missing=missing,
+            strength=strength,
+            causal_shift=causal_shift,
+            label_noise=label_noise,
+            world=world,
+        )
     )
 
 
