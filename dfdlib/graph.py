@@ -140,7 +140,8 @@ class EdgeListGRAPE(nn.Module):
         n_layers: number of rounds of message passing.
 
     Shapes:
-        tokens (n, M, d), observed (n, M), weight as in `dfdlib.models.GRAPE` -> (n, d)
+        tokens (n, M, d), observed (n, M), weight a list with (n, M, 1), (n, M, d) or None (= 1)
+        per layer -> (n, d)
     """
 
     def __init__(self, *, d: int, n_modalities: int, n_layers: int = 2) -> None:
