@@ -31,6 +31,7 @@ METHODS: dict[str, tuple[str, str]] = {
 """Colour and marker of each method."""
 
 _UNNAMED = ("#332288", "#117733", "#882255", "#999933", "#44aa99", "#aa4499")
+_MARKERS = ("h", "p", "*", "d")  # none that points to a side
 _OBSERVED, _MISSING = "#0072b2", "#d55e00"
 _SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bfe0f5", "#4ba3da"])
 
@@ -47,8 +48,10 @@ def colour(method: str) -> str:
 
 
 def marker(method: str) -> str:
-    """Marker of a method."""
-    return METHODS[method][1] if method in METHODS else "h"
+    """Marker of a method; one that the book does not know gets a fixed one of its own."""
+    if method in METHODS:
+        return METHODS[method][1]
+    return _MARKERS[zlib.crc32(method.encode()) // len(_UNNAMED) % len(_MARKERS)]
 
 
 def style() -> None:
@@ -192,6 +195,7 @@ def missingness_plot(
     ax.set_yticks(range(frame.shape[0]), [str(name) for name in frame.index])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.tick_params(length=0)
+    ax.tick_params(axis="x", labelsize="small")  # long names stand side by side
     ax.spines[:].set_visible(False)
     for edge in range(1, len(frame)):
         ax.axhline(edge - 0.5, color="white", linewidth=2)

@@ -72,6 +72,15 @@ def test_colours_do_not_depend_on_company():
     assert plots.colour("something new") not in [colour for colour, _ in plots.METHODS.values()]
 
 
+def test_methods_without_a_name_in_the_book_get_markers_of_their_own():
+    names = [f"method {k}" for k in range(60)]
+    looks = {(plots.colour(name), plots.marker(name)) for name in names}
+    assert len({marker for _, marker in looks}) == 4
+    assert len(looks) > 16  # of 24 pairs: colour and marker are drawn apart
+    assert not {m for _, m in looks} & {m for _, m in plots.METHODS.values()}
+    assert [plots.marker(name) for name in names] == [plots.marker(name) for name in names]
+
+
 def test_interval_plot_draws_every_row(scores):
     ax = plots.interval_plot(
         scores, xlabel="AUROC", ylabel="hospital", reference=0.5, reference_label="chance"
