@@ -31,9 +31,10 @@ def load() -> Cohort:
         Everybody here was sent to angiography, which is how y is known. The data say nothing about
         people who were never referred, and nothing learnt from them carries over to screening:
         hospitals referred by different rules, and 93 % are ill in Switzerland, 36 % in Hungary.
-        Within this group doctors chose the further tests: fluoroscopy is missing for 1 % of
-        Cleveland and 99 % of Hungary, and in Hungary a patient whose ST slope is missing is ill in
-        17 % of cases, against 70 % where it was recorded.
+        Within this group hospitals chose the further tests: fluoroscopy is missing for 1 % of
+        Cleveland and 99 % of Hungary. Not every hole is a choice: in Hungary a patient whose ST
+        slope is missing is ill in 17 % of cases, against 70 % where it was recorded, but the slope
+        was written down almost only where the ST segment had sunk, so the hole repeats a result.
 
     Corrections:
         A cholesterol or blood pressure of 0 is missing, for cholesterol in all of Switzerland. In
