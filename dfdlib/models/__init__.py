@@ -2,8 +2,16 @@
 
 from dfdlib.models.classifier import Classifier
 from dfdlib.models.grape import GRAPE
-from dfdlib.models.heads import Linear
+from dfdlib.models.heads import Deconfounder, Linear
 from dfdlib.models.method import Method, Stage
 from dfdlib.models.transformer import TokenTransformer
 
-__all__ = ["GRAPE", "Classifier", "Linear", "Method", "Stage", "TokenTransformer"]
+__all__ = [
+    "GRAPE",
+    "Classifier",
+    "Deconfounder",
+    "Linear",
+    "Method",
+    "Stage",
+    "TokenTransformer",
+]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -81,20 +82,27 @@ class Classifier(Method):
         for name, encoder in self.encoders.items():
             flags = train.x_observed.get(name)
             _call(encoder, "fit", train.x[name], flags)
+        if train.names != self.schema.names:  # a head reads columns, not names
+            train = train.select(modalities=list(self.schema.names))
         _call(self.head, "prepare", train)
         self.prepared.fill_(True)
 
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Let the backbone fix what depends on other patients, over the training part."""
+        """Let backbone, then head fix what depends on other patients, over the training part."""
 
         def stream() -> Iterable[tuple[Tensor, Tensor, None]]:
             for batch in batches():
                 yield *self.tokens(batch), None
 
+        def embeddings() -> Iterable[tuple[Tensor, Tensor]]:
+            for tokens, observed, _ in stream():
+                yield self.backbone(tokens, observed), observed
+
         training = self.training
         self.eval()
         with torch.no_grad():
             _call(self.backbone, "fix_states", stream)
+            _call(self.head, "fix_states", embeddings)
         self.train(training)
 
     def tokens(self, batch: Batch) -> tuple[Float[Tensor, "n m d"], Bool[Tensor, "n m"]]:
@@ -145,22 +153,34 @@ class Classifier(Method):
         return self.backbone(tokens, observed)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean cross-entropy over the labels that are known; `total` is what is minimised."""
+        """Mean cross-entropy over the labels that are known; `total` is what is minimised.
+
+        In training the head may hide modalities, weight patients and add a `penalty`.
+        """
         tokens, observed = self.tokens(batch)
-        logits = self.head(self.backbone(tokens, observed), observed)
         if batch.y is None:
             raise ValueError("the batch has no labels, so there is no loss. Pass y= to Cohort.")
-        cross_entropy = _cross_entropy(logits, batch.y, task=self.task)
-        return {"total": cross_entropy, "cross_entropy": cross_entropy}
+        if self.training:
+            hidden = _call(self.head, "mask", observed)
+            observed = observed if hidden is None else hidden
+        h = self.backbone(tokens, observed)
+        logits = self.head(h, observed)
+        if not self.training:
+            cross_entropy = _cross_entropy(logits, batch.y, task=self.task)
+            return {"total": cross_entropy, "cross_entropy": cross_entropy}
+        by_pattern = _call(self.head, "sample_weight", observed)
+        by_row = _call(self.head, "row_weight", batch.index)
+        cross_entropy = _cross_entropy(logits, batch.y, by_pattern, by_row, task=self.task)
+        penalty = _call(self.head, "penalty", h, observed, batch.y)
+        if penalty is None:
+            return {"total": cross_entropy, "cross_entropy": cross_entropy}
+        total = cross_entropy + penalty
+        return {"total": total, "cross_entropy": cross_entropy, "penalty": penalty}
 
     @torch.no_grad()
     def predict_proba(self, batch: Batch) -> Float[Tensor, "n k"]:
         """Probability of each class (of each label, if multi-label) for each patient of a batch."""
-        if not self.prepared:
-            raise RuntimeError(
-                "this model is not fitted: its scalers know no data. Call fit(model, train), or "
-                "model.prepare(train) for the probabilities of the untrained network."
-            )
+        self._check_prepared()
         tokens, observed = self.tokens(batch)
         logits = self.head(self.backbone(tokens, observed), observed).float()
         if self.task == "multiclass":
@@ -168,9 +188,46 @@ class Classifier(Method):
         p = logits.sigmoid()
         return p if self.task == "multilabel" else torch.cat([1 - p, p], dim=1)
 
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> pd.DataFrame:
+        """Let the head take its predictions apart; see `Deconfounder.explain`.
 
-def _cross_entropy(logits: Tensor, y: Tensor, *, task: str) -> Tensor:
-    """Mean over known labels; zero (with a gradient of zero) where none is known."""
+        Returns:
+            The head's table; `row` is the patient's row in the cohort that the batch is of.
+
+        Raises:
+            ValueError: if the head explains nothing.
+        """
+        if not hasattr(self.head, "explain"):
+            raise ValueError(
+                f"{type(self.head).__name__} has nothing to explain. Make the model with "
+                "head=Deconfounder(route='stratified')."
+            )
+        self._check_prepared()
+        training = self.training
+        self.eval()
+        tokens, observed = self.tokens(batch)
+        h = self.backbone(tokens, observed)
+        table = self.head.explain(h, observed, names=self.schema.names)  # type: ignore[operator]
+        self.train(training)
+        table["row"] = batch.index.cpu().numpy()[table["row"]]
+        return table
+
+    def _check_prepared(self) -> None:
+        if not self.prepared:
+            raise RuntimeError(
+                "this model is not fitted: its scalers know no data. Call fit(model, train), or "
+                "model.prepare(train) for the probabilities of the untrained network."
+            )
+
+
+def _cross_entropy(
+    logits: Tensor, y: Tensor, *weights: Float[Tensor, " n"] | None, task: str
+) -> Tensor:
+    """Weighted mean over known labels; zero (with a gradient of zero) where none is known.
+
+    Weights have a mean of 1 over the training part, so the sum is divided by the number of labels.
+    """
     known = ~y.isnan()
     n = known.sum().clamp(min=1)
     if task == "multiclass":
@@ -179,11 +236,13 @@ def _cross_entropy(logits: Tensor, y: Tensor, *, task: str) -> Tensor:
         target = y.nan_to_num().reshape(logits.shape)
         each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         known = known.reshape(logits.shape)
+    for weight in weights:
+        if weight is not None:
+            each = each * weight.reshape(-1, *[1] * (each.ndim - 1))
     return (each * known).sum() / n
 
 
-def _call(module: nn.Module, method: str, *args: object, **kwargs: object) -> None:
-    """Call a method of a protocol's optional part where the module has it."""
+def _call(module: nn.Module, method: str, *args: object, **kwargs: object) -> Any:
+    """Call a method of a protocol's optional part where the module has it, else give None."""
     function = getattr(module, method, None)
-    if function is not None:
-        function(*args, **kwargs)
+    return None if function is None else function(*args, **kwargs)

@@ -1,15 +1,65 @@
 """Heads: from a patient's embedding to logits."""
 
-from jaxtyping import Bool, Float
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import pandas as pd
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from dfdlib.data import Cohort
+from dfdlib.data._validate import unknown
+from dfdlib.models._additive import Invariant, Substitute
+from dfdlib.models._averaging import NWGM, Prototypes, Stratified
+from dfdlib.models._explain import explanation, strata_table
+from dfdlib.models._route import Route
+from dfdlib.models._weighting import Dropout, InverseProbability
+
+RouteName = Literal["stratified", "nwgm", "prototypes", "substitute", "ipw", "dropout", "invariant"]
+
+ROUTES: dict[str, type[Route]] = {
+    "stratified": Stratified,
+    "nwgm": NWGM,
+    "prototypes": Prototypes,
+    "substitute": Substitute,
+    "ipw": InverseProbability,
+    "dropout": Dropout,
+    "invariant": Invariant,
+}
+
+# What is checked of each option, as said in the error, and its default.
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
+    "weight": (lambda v: v >= 0, "0 or more", 0.3),
+    "momentum": (lambda v: 0 <= v < 1, "0 or more, and under 1", 0.9),
+    "subtract": (lambda v: isinstance(v, bool), "True or False", True),
+    "n_prototypes": (lambda v: v >= 1, "1 or more", 8),
+    "dictionary": (lambda v: v in ("kmeans", "learned"), "'kmeans' or 'learned'", "kmeans"),
+    "temperature": (lambda v: v > 0, "a number over 0", 1.0),
+    "n_levels": (lambda v: v >= 2, "2 or more", 2),
+    "proxies": (
+        lambda v: not isinstance(v, str) and all(isinstance(name, str) for name in v),
+        "a list of names, such as ['severity']",
+        (),
+    ),
+    "clip": (lambda v: v > 1, "a number over 1", 10.0),
+    "rate": (lambda v: 0 <= v < 1, "0 or more, and under 1", 0.3),
+}
 
 
 class Linear(nn.Module):
     """The default head: one affine map.
 
-    A head is any module with `forward(h, observed) -> logits`. Two methods are optional:
-    `build(d, n_outputs)`, called once by the method that owns the head, and `prepare(train)`,
-    called by `fit` with the training cohort.
+    A head is any module with `forward(h, observed) -> logits`. All other methods are optional:
+
+    * `build(d, n_outputs)`, called once by the method that owns the head;
+    * `prepare(train)`, called by `fit` with the training cohort;
+    * `mask(observed)`, in training: what the backbone is shown;
+    * `sample_weight(observed)` and `row_weight(index)`, in training: weights of patients' losses,
+      by what was observed and by row of the training part;
+    * `penalty(h, observed, y)`, in training: added to the loss;
+    * `fix_states(stream)`, before validation and at the end: `stream()` gives (h, observed) batch
+      by batch over the training part, in evaluation mode;
+    * `explain(h, observed, names=…)`, a DataFrame.
 
     Args:
         d: width of the embedding; None takes the backbone's.
@@ -38,3 +88,208 @@ class Linear(nn.Module):
         """Map the embedding to logits."""
         del observed  # a linear head does not read which modalities are there
         return self.map(h)
+
+
+class Deconfounder(nn.Module):
+    r"""Adjust a prediction for which modalities are missing; a head for any method and backbone.
+
+    Source: the deconfounding module of arXiv 2509.05615, "approximates causal intervention based on
+    backdoor adjustment". What it does exactly is not public, so the forms that this can mean are
+    kept apart:
+
+    `stratified`
+        :math:`\sum_r P(r)\, P(y \mid x, r)` over the training part's patterns r, on [h ; r].
+    `nwgm`
+        the same head at the mean pattern, :math:`f(h, \sum_r P(r)\, r)`.
+    `prototypes`
+        :math:`\sum_k \alpha_k(h)\, P(y \mid x, c_k)`, attention over a dictionary of confounders.
+    `substitute`
+        latent classes estimated from the patterns (and proxies), :math:`q_k(r) = P(k \mid r)`;
+        :math:`\sum_k P(k)\, \sigma(c(h) - q(r_i) b + b_k + g_k)`, with b the trace of q in c.
+    `ipw`
+        losses weighted by 1 / P(r), or with proxies w by P(r) / P(r | w).
+    `dropout`
+        modalities hidden at random in training.
+    `invariant`
+        :math:`\sum_r P(r)\, \sigma(c(h) - m_{r_i} + m_r + g_r)`, with :math:`m_r` the mean of c in
+        pattern r: penalised in training, and subtracted after it.
+
+    All sums but that of `nwgm` are of probabilities. Graphs: C latent, R the pattern, X features.
+
+    ============  ==========================================  ====================================
+    route         a backdoor adjustment where                 must fail where
+    ============  ==========================================  ====================================
+    stratified    C acts through R (C → R → Y), h is blind    h has read the mask
+    nwgm          as stratified, and logits spread little     as stratified
+    prototypes    as stratified, and the attention is flat    h has read the mask
+    substitute    C → R, C → Y, three entries of R            X → R; entries of R independent
+    ipw           proxies w take up what drives R             a latent drives R; no proxies
+    dropout       never                                       the mask tells of Y
+    invariant     C → R, C → Y, and no X → R                  X → R (ordered by severity, MAR, self)
+    ============  ==========================================  ====================================
+
+    A network reads the mask off the tokens that are there, whether or not it is given flags. What
+    is read off the training part is stored with the model. A patient whose pattern training never
+    saw is told of in a warning: `invariant` then takes the nearest pattern's correction, the others
+    compute as for everybody.
+
+    Args:
+        route: see above.
+        weight: of the penalty (invariant, substitute).
+        momentum: of the moving means in the penalty (invariant, substitute).
+        subtract: whether the trace is subtracted after training (invariant, substitute).
+        n_prototypes: size of the dictionary (prototypes).
+        dictionary: "kmeans" of the training masks, or "learned" (prototypes).
+        temperature: of the attention (prototypes).
+        n_levels: levels of the latent confounder (substitute).
+        proxies: covariates or groups of the training part that tell what drove the mask; no model
+            input, and not needed at prediction (substitute, ipw).
+        clip: the largest weight, in multiples of the mean; a cut is told (ipw).
+        rate: probability of hiding a modality (dropout).
+        n_patterns: with more than 8 modalities, how many training patients are drawn to stand for
+            all patterns; up to 8 all patterns are kept.
+        d: width of the embedding; None takes the backbone's.
+        n_outputs: number of logits; None takes the task's.
+
+    Shapes:
+        h (n, d), observed (n, M) -> (n, n_outputs)
+
+    Raises:
+        ValueError: if the route is unknown, or an option out of range or of another route.
+
+    Example:
+        >>> from dfdlib import data
+        >>> from dfdlib.models import GRAPE, Classifier
+        >>> cohort = data.load("synthetic", n=200, missing="mnar_latent")
+        >>> head = Deconfounder(route="invariant")
+        >>> model = Classifier(backbone=GRAPE(d=8), schema=cohort.schema, head=head)
+        >>> model.prepare(cohort)
+        >>> model.explain(next(cohort.batches(1))).columns.tolist()
+        ['row', 'output', 'stratum', 'weight', 'probability', 'contribution', 'naive', 'adjusted']
+    """
+
+    def __init__(
+        self,
+        *,
+        route: RouteName | str,
+        weight: float | int = 0.3,
+        momentum: float | int = 0.9,
+        subtract: bool = True,
+        n_prototypes: int = 8,
+        dictionary: Literal["kmeans", "learned"] | str = "kmeans",
+        temperature: float | int = 1.0,
+        n_levels: int = 2,
+        proxies: Sequence[str] = (),
+        clip: float | int = 10.0,
+        rate: float | int = 0.3,
+        n_patterns: int = 256,
+        d: int | None = None,
+        n_outputs: int | None = None,
+    ) -> None:
+        super().__init__()
+        if route not in get_args(RouteName):
+            raise unknown(route, get_args(RouteName), "route of Deconfounder")
+        if n_patterns < 1:
+            raise ValueError(f"n_patterns={n_patterns} is out of range. Pass 1 or more")
+        self.route, self.n_patterns = route, n_patterns
+        self.weight, self.momentum, self.subtract = weight, momentum, subtract
+        self.n_prototypes, self.dictionary, self.temperature = n_prototypes, dictionary, temperature
+        self.n_levels, self.proxies, self.clip, self.rate = n_levels, proxies, clip, rate
+        for name, (valid, range_, default) in _OPTIONS.items():
+            value = getattr(self, name)
+            if not valid(value):
+                raise ValueError(f"{name}={value!r} is out of range. Pass {range_}")
+            readers = [key for key, kind in ROUTES.items() if name in kind.options]
+            given = tuple(value) if isinstance(value, list) else value
+            if given != default and route not in readers:
+                raise ValueError(
+                    f"{name}={value!r} says nothing to route={route!r}; it is an option of "
+                    f"{' and '.join(readers)}. Leave it out"
+                )
+        options = {name: getattr(self, name) for name in ROUTES[route].options}
+        self.adjustment = ROUTES[route](n_patterns=n_patterns, **options)
+        self.d: int | None = None
+        self.n_outputs: int | None = None
+        if d is not None and n_outputs is not None:
+            self.build(d=d, n_outputs=n_outputs)
+
+    def build(self, *, d: int, n_outputs: int) -> None:
+        """Make the parameters once the sizes are known."""
+        if self.d is None:
+            self.d, self.n_outputs = d, n_outputs
+            self.adjustment.build(d=d, n_outputs=n_outputs)
+
+    def prepare(self, train: Cohort) -> None:
+        """Read patterns, prototypes, latent classes or weights off the training part.
+
+        Raises:
+            ValueError: if it has no labels, or a proxy does not exist or is missing for somebody.
+        """
+        if train.task is None:
+            raise ValueError("the training part has no labels. Pass y= when you make the Cohort.")
+        self.adjustment.prepare(train)
+
+    def mask(self, observed: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:
+        """What the backbone is shown in training; `dropout` hides some of what is there."""
+        return self.adjustment.mask(observed)
+
+    def forward(
+        self, h: Float[Tensor, "n d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """Logits: what the loss fits in training, of the adjusted probability in evaluation."""
+        if self.training:
+            return self.adjustment.trained(h, observed)
+        self.adjustment.patterns.tell_new(observed, self.adjustment.new_pattern)
+        return self.adjustment.adjusted(h, observed)
+
+    def penalty(
+        self, h: Float[Tensor, "n d"], observed: Bool[Tensor, "n m"], y: Tensor | None = None
+    ) -> Float[Tensor, ""]:
+        """What is added to the loss; zero where the route has no penalty. Labels are not read."""
+        del y
+        return self.adjustment.penalty(h, observed)
+
+    def sample_weight(self, observed: Bool[Tensor, "n m"]) -> Float[Tensor, " n"]:
+        """Weight of each patient's loss by pattern, on average 1 over the training part."""
+        return self.adjustment.sample_weight(observed)
+
+    def row_weight(self, index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Weight of each patient's loss by row of the training part (`ipw` with proxies)."""
+        return self.adjustment.row_weight(index)
+
+    def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
+        """Read off the training part's embeddings what the mask has left in the logits."""
+        self.adjustment.fix_states(stream)
+
+    def explain(
+        self,
+        h: Float[Tensor, "n d"],
+        observed: Bool[Tensor, "n m"],
+        *,
+        names: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Take the prediction apart; `Classifier.explain(batch)` calls this.
+
+        Args:
+            h: embeddings.
+            observed: which modalities are there.
+            names: of the modalities; None numbers them.
+
+        Returns:
+            One row per patient, output (class or label; 1 for a binary task) and stratum (pattern,
+            prototype or level): the stratum's weight, the probability under it, and its
+            contribution, weight x probability. `naive` is the probability under the patient's own
+            stratum, `adjusted` what is predicted: the sum of the contributions. The routes that
+            act in training only (ipw, dropout) have one stratum, "as observed".
+        """
+        return explanation(self.adjustment, h, observed, names)
+
+    def strata(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """What predictions are averaged over: its share, and P(modality is there | stratum).
+
+        For `substitute` that is the estimated effect of the confounder on missingness.
+
+        Args:
+            names: of the modalities; None numbers them.
+        """
+        return strata_table(self.adjustment, names)
