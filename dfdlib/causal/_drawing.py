@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from dfdlib.causal._names import check_acyclic, marked, node_set
+from dfdlib.causal.missingness import indicators
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 # Told apart by outline and shape, not by colour alone.
 _STYLES: dict[str, dict] = {
     "observed": {"facecolor": "white", "linestyle": "-", "linewidth": 1.2},
+    "partly observed": {"facecolor": "white", "linestyle": ":", "linewidth": 1.8},
+    "indicator": {"facecolor": "#ffd9a8", "linestyle": "-", "linewidth": 1.2},
     "latent": {"facecolor": "#e6e6e6", "linestyle": (0, (4, 2)), "linewidth": 1.2},
     "selection": {"facecolor": "#fff3cc", "linestyle": "-", "linewidth": 1.2},
     "intervened": {"facecolor": "#cfe3f5", "linestyle": "-", "linewidth": 3.0},
@@ -36,9 +39,10 @@ def draw(
         positions: Place (x, y) of every node, where the automatic layers do not please.
 
     Returns:
-        The axes. Observed nodes are white and round, latent ones grey with a dashed outline,
-        selection nodes yellow squares, intervened nodes blue with a thick outline; a legend
-        names those that occur.
+        The axes. Observed nodes are white and round, partly observed ones too but with a dotted
+        outline; the indicators that say where they are observed (``R_Y`` of ``Y``) are orange
+        boxes with round corners, latent nodes grey with a dashed outline, selection nodes yellow
+        squares, intervened nodes blue with a thick outline. A legend names those that occur.
 
     Raises:
         ValueError: For a cycle, an unknown node, or positions that leave out a node.
@@ -48,12 +52,17 @@ def draw(
         >>> ax = draw(dag("X <- C -> Y; X -> Y", latent="C"))
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['observed', 'latent']
+        >>> ax = draw(dag("W -> Y; W -> R_Y"))
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['observed', 'partly observed', 'indicator']
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
     check_acyclic(graph)
-    role = dict.fromkeys(graph.nodes, "observed")
+    pairs = indicators(graph)
+    role = dict.fromkeys(graph.nodes, "observed") | dict.fromkeys(pairs, "partly observed")
+    role |= dict.fromkeys(pairs.values(), "indicator")
     role |= dict.fromkeys(marked(graph, "latent") | node_set(graph, latent), "latent")
     role |= dict.fromkeys(marked(graph, "selection"), "selection")
     role |= dict.fromkeys(marked(graph, "intervened"), "intervened")
@@ -63,10 +72,12 @@ def draw(
         raise ValueError(f"positions lack {', '.join(absent)}: give every node a place (x, y).")
     if ax is None:
         _, ax = plt.subplots(figsize=(4.5, 3.0), layout="constrained")
+    outline = dict.fromkeys(graph.nodes, "ellipse,pad=0.4")
+    outline |= dict.fromkeys(pairs.values(), "round,pad=0.5")
+    outline |= dict.fromkeys(marked(graph, "selection"), "square,pad=0.5")
     shapes = {}
     for node in graph:
-        style = "square,pad=0.5" if role[node] == "selection" else "ellipse,pad=0.4"
-        box = {"boxstyle": style, **_STYLES[role[node]]}
+        box = {"boxstyle": outline[node], **_STYLES[role[node]]}
         across, up = places[node]
         shapes[node] = ax.text(across, up, node, ha="center", va="center", bbox=box)
     for tail, head in graph.edges:
@@ -91,7 +102,7 @@ def draw(
     if used != ["observed"]:
         handles = [Patch(edgecolor="black", label=name, **_STYLES[name]) for name in used]
         ax.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False
         )
     return ax
 

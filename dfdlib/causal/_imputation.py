@@ -69,7 +69,10 @@ class MultipleImputation:
     """The mean of a partly missing outcome, by drawing what is missing several times.
 
     Source: Rubin (1987); each draw is a chained Bayesian linear regression (scikit-learn's
-    IterativeImputer). Right where values are missing at random given the covariates and the
+    IterativeImputer), fitted to a bootstrap sample of the rows and drawn for the rows themselves.
+    The imputer alone redraws values and not coefficients, and its intervals would be too short;
+    the bootstrap redraws those (Little and Rubin, Statistical Analysis with Missing Data, 2nd ed.
+    2002, section 10.2.3). Right where values are missing at random given the covariates and the
     regressions are; covariates may have NaN too. An outcome of 0 and 1 is imputed by numbers in
     between, which does for a mean.
 
@@ -126,9 +129,7 @@ class MultipleImputation:
         table = np.column_stack([design(covariates), values])
         means, variances = [], []
         for i in range(self.n_imputations):
-            seed = int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0])
-            imputer = IterativeImputer(sample_posterior=True, random_state=seed)
-            complete = imputer.fit_transform(table)[:, -1]
+            complete = _complete(table, np.random.SeedSequence([self.seed, i]))
             means.append(complete.mean())
             variances.append(complete.var(ddof=1) / len(complete))
         self.pooled_ = rubin(means, variances)
@@ -168,3 +169,19 @@ class MultipleImputation:
         if not hasattr(self, "pooled_"):
             raise ValueError("MultipleImputation has seen no data: call fit first.")
         return self.pooled_
+
+
+def _complete(table: np.ndarray, seed: np.random.SeedSequence) -> np.ndarray:
+    """Draw the last column of a table where it is missing, by regressions on resampled rows."""
+    rng = np.random.default_rng(seed)
+    missing = np.isnan(table)
+    # By outcome seen or not, so that no sample lacks either.
+    groups = (np.flatnonzero(missing[:, -1]), np.flatnonzero(~missing[:, -1]))
+    sample = np.concatenate([rng.choice(rows, len(rows)) for rows in groups])
+    imputer = IterativeImputer(
+        sample_posterior=True,
+        # A chain is for columns that are imputed from each other; one alone needs one step.
+        max_iter=1 if missing.any(axis=0).sum() == 1 else 10,
+        random_state=int(seed.generate_state(1)[0]),
+    )
+    return imputer.fit(table[sample]).transform(table)[:, -1]

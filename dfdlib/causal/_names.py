@@ -21,8 +21,8 @@ def check_name(name: str, known: Collection[str], what: str) -> None:
 
 
 def as_set(names: str | Iterable[str]) -> frozenset[str]:
-    """Read one name or several; a lone string is one name, not its letters."""
-    return frozenset([names]) if isinstance(names, str) else frozenset(names)
+    """Read one name or several; a lone string is one name, not its letters, and '' is none."""
+    return frozenset(filter(None, [names])) if isinstance(names, str) else frozenset(names)
 
 
 def node_set(graph: nx.DiGraph, names: str | Iterable[str]) -> frozenset[str]:

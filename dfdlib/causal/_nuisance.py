@@ -8,10 +8,9 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dfdlib.causal._arms import Arms, design, design_names, strata
+from dfdlib.causal._arms import Arms, design, strata
 from dfdlib.causal._names import check_name
 
-ZERO = 1e-12  # what a propensity of 0 looks like after floating-point arithmetic
 EVERY_ROW = slice(None)
 
 
@@ -129,40 +128,3 @@ def check_clip(clip: float) -> None:
     """Refuse a bound that is no small probability."""
     if not 0 <= clip < 0.5:
         raise ValueError(f"clip must be at least 0 and below 0.5, got {clip}.")
-
-
-def check_ranges(arms: Arms) -> None:
-    """Refuse arms that have no value of a covariate in common, where a model only extrapolates."""
-    groups = [int(a) for a in np.unique(arms.arm)]
-    for name, x in zip(design_names(arms.covariates), design(arms.covariates).T, strict=True):
-        low = {a: x[arms.arm == a].min() for a in groups}
-        high = {a: x[arms.arm == a].max() for a in groups}
-        a, b = max(groups, key=lambda g: low[g]), min(groups, key=lambda g: high[g])
-        if low[a] > high[b]:
-            raise ValueError(
-                f"no overlap: {name} is at least {low[a]:.3g} wherever {arms.name(a)} and at most "
-                f"{high[b]:.3g} wherever {arms.name(b)}. A model would only extrapolate: leave "
-                f"{name} out if it is no confounder, or keep to patients who could be in both."
-            )
-
-
-def check_propensities(arms: Arms, e: np.ndarray) -> None:
-    """Refuse probabilities of 0 or 1, and arms whose estimated probabilities do not overlap."""
-    for arm in range(e.shape[1]):
-        p = e[:, arm]
-        # A probability of 1 of being seen does no harm; of being treated it does.
-        certain = (p <= ZERO) | ((p >= 1 - ZERO) & (arms.treatment is not None))
-        if certain.any():
-            row = int(certain.argmax())
-            raise ValueError(
-                f"the propensity of {arms.name(arm)} is {p[row]:.3g} in {certain.sum()} of "
-                f"{len(p)} rows, first in row {row}: rows like it are all in one arm, so nothing "
-                f"can be compared. Leave them out, adjust for less, or smooth the model."
-            )
-        inside, outside = p[arms.arm == arm], p[arms.arm != arm]
-        if inside.min() > outside.max():
-            raise ValueError(
-                f"no overlap: every row with {arms.name(arm)} has a propensity above "
-                f"{outside.max():.3g}, and every other row one below it. The covariates decide the "
-                f"arm: adjust for less, or leave out rows that could be in one arm only."
-            )

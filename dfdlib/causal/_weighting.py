@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dfdlib.causal import _nuisance as nuisance
+from dfdlib.causal import _overlap
 from dfdlib.causal._arms import Arms, design, design_names
 from dfdlib.causal._estimator import Estimator
 
@@ -23,18 +23,20 @@ class Weighted(Estimator):
         Returns:
             One row per arm: its ``rows``; the smallest and largest propensity of it among all
             patients; how many were ``clipped``; the largest weight as a ``share`` of all in the
-            arm; and the ``effective`` sample size ``(Σ w)² / Σ w²``.
+            arm; the ``effective`` sample size ``(Σ w)² / Σ w²``; and how many patients of all lie
+            ``outside`` the range of some covariate in that arm, where a smooth propensity
+            extrapolates.
         """
         arms, _ = self._fitted()
-        table = []
+        table, outside = [], _overlap.outside(arms)
         for a in range(len(arms.levels)):
             inside = arms.arm == a
             w = 1 / self.propensity_[inside, a]
             raw = self.raw_propensity_[:, a]
             clipped = int((raw < self.clip).sum())
             row = (len(w), raw.min(), raw.max(), clipped, w.max() / w.sum())
-            table.append((*row, w.sum() ** 2 / (w**2).sum()))
-        columns = ["rows", "lowest", "highest", "clipped", "share", "effective"]
+            table.append((*row, w.sum() ** 2 / (w**2).sum(), outside[a]))
+        columns = ["rows", "lowest", "highest", "clipped", "share", "effective", "outside"]
         index = [arms.name(a) for a in range(len(arms.levels))]
         return pd.DataFrame(table, columns=columns, index=index)
 
@@ -88,9 +90,25 @@ class Weighted(Estimator):
         ]
         return pd.concat(tables, ignore_index=True)
 
+    def gaps(self) -> pd.DataFrame:
+        """Find the values of each covariate at which nobody is in an arm.
+
+        A smooth propensity is never 0, and so passes over patients who cannot be in an arm at all.
+        Where it promises many and there is nobody, `fit` warns. One covariate is looked at at a
+        time: a hole in the combination of two shows only in strata.
+
+        Returns:
+            One row per arm and covariate: from ``low`` to ``high``, the run of values without
+            anybody in the arm in which most were ``expected``; its ``rows``; and ``chance``, a
+            bound on the probability of such a run if the propensity is right.
+        """
+        arms, _ = self._fitted()
+        return _overlap.gaps(arms, self.raw_propensity_)
+
     def _use(self, arms: Arms, raw: np.ndarray) -> np.ndarray:
         """Check propensities, clip them, and say so."""
-        nuisance.check_propensities(arms, raw)
+        _overlap.check_propensities(arms, raw)
+        _overlap.warn_of_gaps(arms, raw, stacklevel=5)
         low = raw < self.clip
         if low.any():
             warnings.warn(

@@ -12,7 +12,8 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from dfdlib.causal import _nuisance as nuisance
-from dfdlib.causal._arms import Arms, design
+from dfdlib.causal import _overlap
+from dfdlib.causal._arms import Arms
 from dfdlib.causal._estimator import Estimator, Solution, from_influence
 from dfdlib.causal._weighting import Weighted
 
@@ -70,14 +71,9 @@ class BackdoorAdjustment(Estimator):
         """
         arms, _ = self._fitted()
         if self.outcome_model != "stratified":
-            x = design(arms.covariates)
-            table = []
-            for a in range(len(arms.levels)):
-                inside = x[arms.arm == a]
-                beyond = ((x < inside.min(axis=0)) | (x > inside.max(axis=0))).any(axis=1)
-                table.append((len(inside), int(beyond.sum())))
+            rows = [int((arms.arm == a).sum()) for a in range(len(arms.levels))]
             names = [arms.name(a) for a in range(len(arms.levels))]
-            return pd.DataFrame(table, columns=["rows", "outside"], index=names)
+            return pd.DataFrame({"rows": rows, "outside": _overlap.outside(arms)}, index=names)
         codes, names, counts = nuisance.check_strata(arms)
         means = nuisance.cells(arms, arms.outcome, codes, len(names)) / counts
         columns = {"share": np.bincount(codes) / len(arms)}
@@ -94,7 +90,7 @@ class BackdoorAdjustment(Estimator):
             m = nuisance.outcomes(arms, "stratified")
             e = nuisance.propensities(arms, "stratified")
             return from_influence(m.mean(axis=0), nuisance.augmented(arms, m, e))
-        nuisance.check_ranges(arms)
+        _overlap.check_ranges(arms)
         means = nuisance.outcomes(arms, self.outcome_model).mean(axis=0)
         rng = np.random.default_rng(self.seed)
         draws = []

@@ -156,8 +156,9 @@ def recoverable(graph: nx.DiGraph, query: str) -> Answer:
         query: ``"P(Y)"``, ``"P(A, Y)"``, ``"P(Y | A, B)"`` or ``"P(Y | do(X))"``.
 
     Returns:
-        ``yes`` with a formula, ``no`` with the structure that forbids it, or ``unknown`` where
-        neither kind of argument decides; made for up to about eight variables.
+        ``yes`` with a formula, which holds if everyone can be measured (a graph knows arrows, not
+        whether some probability is 0); ``no`` with the structure that forbids it; or ``unknown``
+        where neither kind of argument decides. Made for up to about eight variables.
 
     Raises:
         ValueError: For a query that cannot be read, an unknown variable, an indicator in the
@@ -166,7 +167,7 @@ def recoverable(graph: nx.DiGraph, query: str) -> Answer:
     Example:
         >>> from dfdlib.causal import dag
         >>> print(recoverable(dag("W -> Y; W -> R_Y"), "P(Y)"))
-        yes: P(Y) = Σ_W P(Y | W, R_Y=1) P(W)
+        yes: P(Y) = Σ_W P(Y | W, R_Y=1) P(W), if everyone can be measured (positivity)
         >>> print(recoverable(dag("Y -> R_Y"), "P(Y)"))
         no: Y and R_Y are neighbours (self-masking): Y -> R_Y
         >>> print(recoverable(dag("A -> Y <- U -> R_A", latent="U"), "P(A, Y)"))
@@ -191,7 +192,7 @@ def recoverable(graph: nx.DiGraph, query: str) -> Answer:
     if obstacle := recovery.obstacle(left, right):
         return Answer("no", obstacle)
     if formula := recovery.formula(left, right):
-        return Answer("yes", formula)
+        return Answer("yes", _conditional(formula, left | right, pairs))
     return Answer(
         "unknown",
         "no factorisation into parts seen in complete rows was found, and neither was "
@@ -209,8 +210,14 @@ def _effect(graph: nx.DiGraph, recovery: Recovery, y: str, x: str) -> Answer:
             inner = ", ".join(sorted(z))
             terms = f"Σ_{inner} P({y} | {', '.join([x, *sorted(z)])}) P({inner})"
             parts = "; ".join(filter(None, (conditional, weights)))
-            return Answer("yes", f"P({y} | do({x})) = {terms if z else f'P({y} | {x})'}; {parts}")
+            text = f"P({y} | do({x})) = {terms if z else f'P({y} | {x})'}; {parts}"
+            return Answer("yes", _conditional(text, z | {x, y}, recovery.pairs))
     return Answer("unknown", "no adjustment set was found whose parts are recoverable")
+
+
+def _conditional(formula: str, names: frozenset[str], pairs: Mapping[str, str]) -> str:
+    """Add what a formula takes for granted, where something in it may be missing."""
+    return f"{formula}, if everyone can be measured (positivity)" if names & set(pairs) else formula
 
 
 def _some_indicators(graph: nx.DiGraph) -> dict[str, str]:

@@ -257,6 +257,21 @@ def test_intervals_cover():
         assert count >= 88, name
 
 
+def test_the_standard_error_of_imputation_is_the_spread_of_its_estimates():
+    """Over 80 studies in which 1 of 4 is measured: coefficients are uncertain, not only values."""
+    rows = []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        w = rng.standard_normal(400)
+        y = 1 + w + rng.standard_normal(400)
+        y[rng.random(400) > expit(w - 1.5)] = np.nan
+        fitted = causal.MultipleImputation(n_imputations=10, seed=seed).fit(outcome=y, adjust=w)
+        rows.append(fitted.estimate().loc["E[outcome]"])
+    table = pd.DataFrame(rows)
+    assert table["se"].mean() == pytest.approx(table["adjusted"].std(), rel=0.2)
+    assert ((table["low"] < 1) & (table["high"] > 1)).mean() >= 0.9
+
+
 # ---------------------------------------------------------------- diagnostics
 
 
@@ -314,6 +329,73 @@ def test_extrapolation_of_a_model_is_reported():
     assert fitted.diagnostics()["outside"].tolist() == [(z > 1).sum(), (z < 0.5).sum()]
     assert fitted.estimate().loc["1 - 0", "adjusted"] == pytest.approx(1.0)
     assert np.isnan(fitted.estimate().loc["1 - 0", "se"])
+
+
+def hole(n=N, low=-np.inf, high=-1.0):
+    """Missing at random, but for a region of W in which nobody is ever measured."""
+    frame = missing("mar").sample(n, seed=0)
+    frame["R_Y"] = frame["R_Y"].where((frame["W"] < low) | (frame["W"] > high), 0)
+    return causal.hide(frame)
+
+
+WEIGHTING = [causal.IPW(clip=0.0), causal.AIPW(clip=0.0)]
+
+
+@pytest.mark.parametrize("estimator", WEIGHTING)
+@pytest.mark.parametrize(("low", "high"), [(-np.inf, -1.0), (-0.5, 0.5), (1.0, np.inf)])
+def test_a_region_without_anybody_is_pointed_out(estimator, low, high):
+    frame = hole(low=low, high=high)
+    inside = frame["W"].between(low, high)
+    with pytest.warns(UserWarning, match=r"nobody has Y observed where W is between .*\(pd\.cut"):
+        fitted = estimator.fit(frame, outcome="Y", adjust="W")
+    gap = fitted.gaps().iloc[0]
+    assert (gap["arm"], gap["covariate"]) == ("Y observed", "W")
+    # The run goes on to the next measured patients on both sides.
+    assert inside.sum() <= gap["rows"] <= inside.sum() + 20
+    assert gap["low"] <= frame.loc[inside, "W"].min()
+    assert gap["high"] >= frame.loc[inside, "W"].max()
+    assert gap["expected"] == pytest.approx(fitted.raw_propensity_[inside, 0].sum(), rel=0.01)
+    assert gap["chance"] < 1e-12
+    seen = frame.loc[frame["Y"].notna(), "W"]
+    beyond = ((frame["W"] < seen.min()) | (frame["W"] > seen.max())).sum()
+    assert fitted.diagnostics().loc["Y observed", "outside"] == beyond
+    assert (beyond > 5000) == np.isinf(low + high)
+
+
+def test_a_level_without_anybody_is_pointed_out():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"ward": rng.choice(["a", "b", "c"], 3000), "T": rng.integers(0, 2, 3000)})
+    frame["Y"] = frame["T"] + rng.standard_normal(3000)
+    frame.loc[frame["ward"] == "b", "T"] = 0
+    flat = causal.IPW(propensity_model=DummyClassifier(strategy="prior"))
+    rows = (frame["ward"] == "b").sum()
+    with pytest.warns(UserWarning, match=rf"nobody has T=1 where ward is b: {rows} of 3000 rows"):
+        fitted = flat.fit(frame, outcome="Y", treatment="T", adjust="ward")
+    table = fitted.gaps().set_index("arm")
+    assert table.loc["T=1", ["low", "high", "rows"]].tolist() == ["b", "b", rows]
+    assert table.loc["T=1", "expected"] == pytest.approx(rows * frame["T"].mean())
+    assert table.loc["T=0", "chance"] == 1.0
+
+
+def test_thin_but_real_overlap_raises_no_alarm():
+    """The bound holds: where the propensity is right, a gap is seldom called clear."""
+    chances = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(100):
+            frame = missing("mar").sample(300, seed=seed)
+            known = expit(frame["W"])
+            fitted = causal.IPW(clip=0.0).fit(
+                causal.hide(frame).assign(known=known), outcome="Y", adjust="W", propensity="known"
+            )
+            chances.append(fitted.gaps().loc[0, "chance"])
+            causal.AIPW(clip=0.0, folds=2).fit(causal.hide(frame), outcome="Y", adjust="W")
+    for level in (0.05, 0.2):
+        assert np.mean(np.array(chances) < level) <= level + 0.05
+
+
+def test_without_covariates_there_are_no_gaps():
+    assert causal.IPW().fit(stones(), **{**STONES, "adjust": []}).gaps().empty
 
 
 def test_rubins_rules_by_hand():
@@ -402,7 +484,8 @@ def test_no_overlap_says_where():
     with pytest.raises(ValueError, match=r"Z is at least 1.* wherever T=1 and at most 0.4"):
         causal.BackdoorAdjustment(outcome_model="regression").fit(apart, **ROLES)
     seen = apart.assign(Y=apart["Y"].where(apart["T"] == 0))
-    with pytest.raises(ValueError, match=r"Z is at least 1.* wherever Y missing and at most 0.4"):
+    advice = r"Z is at least 1.* wherever Y missing and at most 0.4.* if it says nothing about Y"
+    with pytest.raises(ValueError, match=advice):
         causal.BackdoorAdjustment(outcome_model="regression").fit(seen, outcome="Y", adjust="Z")
     with pytest.raises(ValueError, match=r"no overlap: every row with T=0|propensity of T=0 is"):
         causal.IPW(propensity_model=LogisticRegression()).fit(apart, **ROLES)
@@ -418,8 +501,14 @@ def test_a_propensity_of_zero_or_one_is_refused():
         with pytest.raises(ValueError, match=r"the propensity of T=0 is [01] in 1 of 200"):
             causal.AIPW().fit(frame, **ROLES, propensity="p")
     seen = frame.assign(Y=frame["Y"].where(frame["T"] == 1), p=np.where(frame["T"] == 1, 1.0, 0.0))
-    with pytest.raises(ValueError, match="the propensity of Y observed is 0"):
+    advice = r"the propensity of Y observed is 0 .* never have Y observed.* give the mean of the"
+    with pytest.raises(ValueError, match=advice) as refused:
         causal.IPW().fit(seen, outcome="Y", adjust=["Z"], propensity="p")
+    assert "arm" not in str(refused.value)
+    assert "adjust for less" not in str(refused.value)
+    apart = frame.assign(Y=frame["Y"].where(frame["T"] == 1), p=np.where(frame["T"] == 1, 0.9, 0.1))
+    with pytest.raises(ValueError, match=r"no row that misses Y has one like it to speak for it"):
+        causal.IPW().fit(apart, outcome="Y", adjust=["Z"], propensity="p")
     certain = HistGradientBoostingClassifier(min_samples_leaf=1, learning_rate=20.0, max_iter=20)
     wide = small().assign(Z=np.arange(200) / 200)
     with pytest.raises(ValueError, match=r"the propensity of T=0 is|no overlap: every row"):

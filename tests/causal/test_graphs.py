@@ -478,3 +478,10 @@ def test_front_door_with_selection_is_refused():
     graph = causal.dag("X -> M -> Y -> S", selection="S")
     with pytest.raises(ValueError, match=r"does not handle selection, and {S} decides"):
         causal.frontdoor_sets(graph, "X", "Y")
+
+
+def test_an_empty_name_is_no_name():
+    graph = causal.dag("X <- C -> Y; X -> Y", latent="", selection="")
+    assert not any(mark for _, mark in graph.nodes(data="latent"))
+    assert causal.adjustment_sets(graph, "X", "Y", latent="") == [frozenset("C")]
+    assert not causal.d_separated(graph, "X", "Y", "")

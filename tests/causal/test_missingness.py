@@ -77,6 +77,27 @@ def test_classify(text, latent, expected):
     assert str(causal.classify(causal.dag(text, latent=latent))) == expected
 
 
+CONDITION = ", if everyone can be measured (positivity)"
+
+
+@pytest.mark.parametrize(
+    ("graph", "query", "condition"),
+    [
+        (MAR, "P(Y)", True),
+        (MAR, "P(W)", False),  # never missing: nothing to take for granted
+        (COLLIDER_PATH, "P(A)", True),
+        (causal.dag("X -> Y -> R_X; X -> R_Y"), "P(X, Y)", True),
+        (MAR, "P(Y | do(W))", True),
+        (causal.dag("X <- Z -> Y; X -> Y; V -> R_V"), "P(Y | do(X))", False),
+        (causal.dag("X <- Z -> Y; X -> Y; W -> R_Z"), "P(Y | do(X))", True),
+    ],
+)
+def test_a_yes_says_what_it_takes_for_granted(graph, query, condition):
+    found = causal.recoverable(graph, query)
+    assert found.answer == "yes"
+    assert found.reason.endswith(CONDITION) == condition
+
+
 # ---------------------------------------------------------------- the algebraic oracle
 
 

@@ -194,6 +194,29 @@ def test_draw_tells_nodes_apart_and_keeps_them_in_place():
     plt.close("all")
 
 
+def test_draw_tells_what_may_be_missing_and_what_says_so():
+    import matplotlib.pyplot as plt
+
+    graph = causal.dag("W -> Y; W -> R_Y; W -> Z <- M", indicators={"Z": "M"}, latent="W")
+    ax = causal.draw(graph)
+    boxes = {t.get_text(): t.get_bbox_patch() for t in ax.texts if t.get_text()}
+
+    def look(node):
+        box = boxes[node]
+        return box.get_boxstyle().__class__.__name__, box.get_linestyle(), box.get_facecolor()
+
+    assert look("R_Y") == look("M")  # by name or by declaration
+    assert look("Y") == look("Z")
+    assert len({look(node)[:2] for node in ("W", "Y", "R_Y")}) == 3  # in grey, too
+    legend = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert legend == ["partly observed", "indicator", "latent"]
+    done = causal.SCM(W=lambda u: u, Y=lambda W: W, R_Y=lambda W: W > 0).do(R_Y=1).draw()
+    box = next(t.get_bbox_patch() for t in done.texts if t.get_text() == "R_Y")
+    assert box.get_boxstyle().__class__.__name__ == "Round"  # still an indicator
+    assert box.get_linewidth() == 3
+    plt.close("all")
+
+
 def test_layout_keeps_arrows_off_nodes():
     from dfdlib.causal._drawing import layout
 
