@@ -27,6 +27,12 @@ METHODS: dict[str, tuple[str, str]] = {
     "MUSE": ("#009e73", "v"),
     "DFD": ("#cc79a7", "P"),
     "Deconfounder": ("#e69f00", "X"),
+    # Estimators of a mean or an effect: these stand beside each other, seldom beside a model.
+    "Complete cases": ("#002166", "s"),
+    "IPW": ("#ab2100", "o"),
+    "AIPW": ("#2145ed", "v"),
+    "Multiple imputation": ("#abab66", "D"),
+    "Backdoor adjustment": ("#662145", "^"),
 }
 """Colour and marker of each method."""
 

@@ -66,6 +66,15 @@ def test_methods_can_be_told_apart(kind):
         assert plots.marker(one) != plots.marker(other) or distance > 20, (one, other)
 
 
+def test_estimators_of_a_mean_have_looks_of_their_own():
+    names = ["Complete cases", "IPW", "AIPW", "Multiple imputation", "Backdoor adjustment"]
+    assert set(names) <= set(plots.METHODS)
+    assert len({plots.marker(name) for name in names}) == 5
+    for kind in SEEN:  # these stand side by side: well apart, not just tellable
+        labs = [_lab(plots.colour(name), SEEN[kind]) for name in names]
+        assert min(np.linalg.norm(a - b) for a, b in combinations(labs, 2)) > 25, kind
+
+
 def test_colours_do_not_depend_on_company():
     assert plots.colour("GRAPE") == "#0072b2"
     assert plots.colour("something new") == plots.colour("something new")
