@@ -161,7 +161,8 @@ def declare(options: Options) -> SCM:
     noise = dict.fromkeys(uniform, "uniform") | {"Y": "logistic"}
     # Nobody reads severity off, unless somebody had to in order to order tests by it.
     latent = ("C", "B") if options.missing == "severity" else ("C", "B", "Z")
-    scm = SCM(noise=noise, latent=latent, **nodes)
+    indicators = {f"A_{m}": f"R_{m}" for m in HIDEABLE if {f"A_{m}", f"R_{m}"} <= nodes.keys()}
+    scm = SCM(noise=noise, latent=latent, indicators=indicators, **nodes)
     if options.world == "shifted":
         return scm.do(E=SITES.index("west"))
     if options.world == "randomised":

@@ -203,10 +203,10 @@ def scm(
     """Declare the causal model of `load` with the same options.
 
     Nodes: E the hospital (a position in `SITES`), C the latent confounder, A_<modality> what a
-    modality says of causes, Z the severity they add up to, Y the outcome, B the spurious
-    attribute, S_<modality> what a modality shows of B, R_<modality> whether it is there, and L the
-    recorded label where there is label noise. The worlds are interventions: `shifted` is do(E),
-    `randomised` is do(B, R).
+    modality says of causes, Z the severity they add up to, Y the outcome, B the spurious attribute,
+    S_<modality> what a modality shows of B, R_<modality> whether it is there (in the graph the
+    indicator of A_<modality>), and L the recorded label where there is label noise. The worlds are
+    interventions: `shifted` is do(E), `randomised` is do(B, R).
 
     What a patient's features hold beside A and S is noise that tells nothing: conditioning on the
     features is conditioning on A and S.
@@ -223,6 +223,8 @@ def scm(
         ['B <- C -> Y']
         >>> sorted(scm(missing="mar", world="randomised").graph.predecessors("R_labs"))
         []
+        >>> causal.classify(scm(missing="mnar_self").graph).answer
+        'MNAR'
     """
     return declare(
         Options(

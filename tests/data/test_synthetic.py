@@ -512,9 +512,17 @@ def test_the_graph_says_what_causes_what(structure, missing):
 @pytest.mark.parametrize("missing", MECHANISMS)
 def test_the_graph_is_classified_as_its_mechanism_is_called(missing):
     graph = synthetic.scm(missing=missing).graph
-    nx.set_node_attributes(graph, {f"R_{m}": f"A_{m}" for m in HIDEABLE}, "indicates")
+    assert causal.indicators(graph) == {f"A_{m}": f"R_{m}" for m in HIDEABLE}
     expected = {"mcar": "MCAR", "mar": "MAR", "severity": "MAR"}.get(missing, "MNAR")
     assert str(causal.classify(graph)).startswith(f"{expected}: ")
+
+
+def test_only_what_exists_has_an_indicator():
+    assert causal.indicators(synthetic.scm().graph) == {}
+    own = synthetic.scm(missing="mnar_self", where="own").graph
+    assert causal.indicators(own) == {"A_labs": "R_labs"}
+    coins = synthetic.scm(missing="mnar_latent", world="randomised").graph
+    assert causal.classify(coins).answer == "MCAR"
 
 
 def test_paths_and_adjustment_follow_from_the_graph():
