@@ -182,7 +182,7 @@ def contrast(scores: Float[Tensor, "n n"], group: Bool[Tensor, "n k"]) -> Float[
     """Scores minus the log of their mean exponential over the row's group."""
     same = group.float() @ group.float().T > 0
     same = same | torch.eye(len(same), dtype=torch.bool, device=same.device)
-    top = scores.masked_fill(~same, -math.inf).logsumexp(1) - same.sum(1).log()
+    top = scores.masked_fill(~same, -math.inf).logsumexp(1) - same.sum(1).to(scores.dtype).log()
     return scores - top.unsqueeze(1)
 
 

@@ -133,7 +133,7 @@ def permutation_test(
         a, b = (centred(part[rows].detach().double().cpu()) for part in (x, y))
         share = len(rows) / n
         shuffles = permutations(torch.zeros(len(rows)), n_permutations, generator=generator)
-        draws = [(a * b).mean(), *((a * b[order][:, order]).mean() for order in shuffles)]
+        draws = [(a * b).mean(), *((a * b[order.unsqueeze(1), order]).mean() for order in shuffles)]
         total += share * torch.stack(draws)
         spread += share * torch.stack([a.square().mean(), b.square().mean()])
     observed = _correlation(total[0], *spread) if statistic == "dcor" else total[0]

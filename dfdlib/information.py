@@ -90,7 +90,7 @@ def audit(
             is of what the noise leaves.
         planted: planted information I in nats.
         plant: the score of h_c: "linear" is a random projection, "product" that of two random
-            projections, which has no linear trace.
+            projections, which leaves no linear trace where the features are symmetric.
         n_planted: how many plantings the power is taken over; 0 leaves it out.
         n_permutations: shuffles behind a p-value.
         alpha: level below which a test counts as having seen something.
