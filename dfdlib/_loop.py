@@ -1,7 +1,6 @@
 """The training loop: one epoch after the other, able to stop and go on between any two."""
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,13 @@ from lightning_fabric import Fabric
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from dfdlib._checkpoints import latest, read_folder, write_checkpoint
+from dfdlib._checkpoints import (
+    describe_or_print,
+    fingerprint,
+    latest,
+    read_folder,
+    write_checkpoint,
+)
 from dfdlib.data import Batch, Cohort
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
@@ -41,6 +46,7 @@ class Plan:
     seed: int
     select: Selection
     patience: int | None
+    init: str
 
     @property
     def epochs(self) -> int:
@@ -62,7 +68,7 @@ class Progress:
     """What changes from epoch to epoch beside the weights; stands in every checkpoint."""
 
     epoch: int = 0
-    best_score: float = -math.inf
+    best_score: float | None = None
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
@@ -93,7 +99,13 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.state = Progress()
         if self.folder is not None:
-            self.identity = _identity(model, train, val, plan)
+            self.identity = {
+                "model": describe_or_print(model),
+                **{k: v for k, v in plan.__dict__.items() if k != "stages"},
+                "stages": repr(plan.stages),
+                "train": fingerprint(train),
+                "val": None if val is None else fingerprint(val),
+            }
             self._resume(self.folder)
 
     def run(self) -> Iterator[None]:
@@ -123,13 +135,15 @@ class Loop:
 
     def _epoch(self, stage: int) -> dict[str, float]:
         """One pass over the training part; the mean of each loss term."""
-        lr = self.plan.stages[stage].lr or self.plan.lr
+        own = self.plan.stages[stage].lr
+        lr = self.plan.lr if own is None else own
         for group in self.plain_optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
         rank, world = self.fabric.global_rank, self.fabric.world_size
         torch.manual_seed(mix(self.plan.seed, self.state.epoch, rank))
         sums: dict[str, float] = {}
+        n_labels = 0
         order = mix(self.plan.seed, self.state.epoch)
         for step, whole in enumerate(self.train.batches(self.plan.batch_size, seed=order)):
             batch = whole if world == 1 else whole.rows(torch.arange(rank, len(whole), world))
@@ -140,9 +154,11 @@ class Loop:
             self.fabric.backward(terms["total"] * share)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            n_labels += _labels(whole)
             for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(term.detach()) * share * len(whole)
-        mean = {f"train_{name}": total / len(self.train) for name, total in sums.items()}
+                part = float(term.detach()) * share * _labels(whole)
+                sums[name] = sums.get(name, 0.0) + part
+        mean = {f"train_{name}": total / max(n_labels, 1) for name, total in sums.items()}
         if world > 1:
             mean = {k: float(self.fabric.all_reduce(torch.tensor(v))) for k, v in mean.items()}  # type: ignore[arg-type]
         return {"lr": lr, **mean}
@@ -168,7 +184,7 @@ class Loop:
             term = self.plain.loss(batch.to(self.fabric.device))["total"]
             total, n = total + float(term) * _labels(batch), n + _labels(batch)
         p = predict_proba(self.plain, val)
-        return {"val_loss": total / max(n, 1), "val_auroc": _auroc(val, p)}
+        return {"val_loss": total / n if n else math.nan, "val_auroc": _auroc(val, p)}
 
     def _select(self, row: dict[str, Any]) -> None:
         """Keep the weights if they are the best so far; stop if they have not been for long."""
@@ -177,7 +193,7 @@ class Loop:
         value = row[self.plan.select]
         score = -value if self.plan.select == "val_loss" else value
         state = self.state
-        if score > state.best_score:
+        if state.best_score is None or score > state.best_score:
             state.best_score, state.best_epoch = score, state.epoch
             self.best = {k: v.detach().clone() for k, v in self.plain.state_dict().items()}
         elif self.plan.patience is not None:
@@ -208,6 +224,9 @@ class Loop:
                 "folder, or delete this one."
             )
         self.state = Progress(**card["state"])
+        self.state.history = [
+            {k: math.nan if v is None else v for k, v in row.items()} for row in self.state.history
+        ]
         part: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             head, _, rest = name.partition(".")
@@ -220,26 +239,6 @@ class Loop:
             slots.setdefault(int(i), {})[slot] = tensor
         settings = self.plain_optimizer.state_dict()
         self.plain_optimizer.load_state_dict(settings | {"state": slots})
-
-
-def _identity(model: Method, train: Cohort, val: Cohort | None, plan: Plan) -> dict[str, Any]:
-    """What must agree between a checkpoint and the run that goes on from it."""
-    settings = {k: v for k, v in plan.__dict__.items() if k != "stages"}
-    return {
-        "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters())} weights",
-        "stages": repr(plan.stages),
-        **settings,
-        "train": _fingerprint(train),
-        "val": None if val is None else _fingerprint(val),
-    }
-
-
-def _fingerprint(cohort: Cohort) -> str:
-    """Size and hash of a cohort's masks and labels."""
-    digest = hashlib.sha256(cohort.observed.cpu().numpy().tobytes())
-    if cohort.y is not None:
-        digest.update(cohort.y.cpu().numpy().tobytes())
-    return f"{len(cohort)} patients, {digest.hexdigest()[:12]}"
 
 
 def _auroc(cohort: Cohort, p: Float[np.ndarray, "n k"]) -> float:

@@ -38,7 +38,8 @@ def to_hetero_data(cohort: Cohort, *, tokens: Float[Tensor, "n m d"] | None = No
     Args:
         cohort: the patients.
         tokens: one vector per patient and modality, such as `Classifier.tokens` gives. They become
-            `edge_attr`. Without them the raw values of each modality stand at the patient nodes.
+            `edge_attr`. Without them the raw values of a modality m stand at the patient nodes, as
+            `data["patient"]["x_m"]`.
 
     Returns:
         `HeteroData` with node types `patient` and `modality` and the edge type
@@ -65,7 +66,7 @@ def to_hetero_data(cohort: Cohort, *, tokens: Float[Tensor, "n m d"] | None = No
     data["modality", "of", "patient"].edge_index = edges.flip(0)
     if tokens is None:
         for name in cohort.names:
-            data["patient"][name] = cohort.x[name]
+            data["patient"][f"x_{name}"] = cohort.x[name]
         return data
     if tokens.shape[:2] != cohort.observed.shape:
         raise ValueError(

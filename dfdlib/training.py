@@ -1,13 +1,14 @@
 """Training: stages, a named selection rule, checkpoints that survive a kill, devices by Fabric."""
 
 import contextlib
+import operator
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,9 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from dfdlib._checkpoints import read_folder, write_folder
-from dfdlib._loop import SELECTION, Loop, Plan, Selection, mix
-from dfdlib.data import Cohort, Schema, check_disjoint
+from dfdlib._checks import check
+from dfdlib._loop import Loop, Plan, Selection, mix
+from dfdlib.data import Cohort, Schema
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
 from dfdlib.models.describe import describe, rebuild
@@ -67,14 +69,23 @@ class Run:
 def load_model(folder: str | Path) -> Method:
     """Make a saved model again, ready to score new patients; see `Run.save`.
 
-    Only classes that can be imported by name are made again, and nothing is unpickled.
+    Nothing is unpickled, but the modules that `model.json` names are imported: load only what you
+    trust.
 
     Raises:
         FileNotFoundError: if the folder holds no saved model.
+        ImportError: if a class cannot be imported, or is no torch module.
+        ValueError: if the folder was saved in another format.
     """
     tensors, card = read_folder(Path(folder), "model")
+    if card.get("format") != 1:
+        raise ValueError(
+            f"{folder} has format {card.get('format')!r}, and this version reads 1. Load it with "
+            "the version of dfdlib that saved it."
+        )
     model = rebuild(card["model"])
     model.load_state_dict(tensors)
+    model.selection = card["selection"]
     return model.eval()
 
 
@@ -99,7 +110,7 @@ def fit(
     batch_size: int = 512,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     select: Selection = "last",
     patience: int | None = None,
     init: Literal["fresh", "keep"] = "fresh",
@@ -107,7 +118,7 @@ def fit(
     fabric: Fabric | None = None,
     progress: bool | None = None,
 ) -> Run:
-    """Train a model.
+    """Train a model, in place: one new model per seed.
 
     Scalers and vocabularies are fitted on `train` and stored in the model; the weights are drawn
     anew from `seed`; AdamW minimises `model.loss(batch)["total"]`. Before each validation, and at
@@ -115,7 +126,7 @@ def fit(
     gives the same bits.
 
     Args:
-        model: a method such as `Classifier`, with `loss(batch)` and `predict_proba(batch)`.
+        model: a method such as `Classifier`. It is trained in place, and returned.
         train: the training part.
         val: the validation part. It is only read by the selection rule and the history.
         stages: parts of the training, one after the other; None takes `model.default_stages`.
@@ -138,9 +149,10 @@ def fit(
         A `Run`.
 
     Raises:
-        ValueError: if a patient stands in `train` and `val`, a rule needs a validation part that is
-            not there, training holds one class only, a stage is unknown or there is no epoch, a
-            module has weights that a seed cannot draw anew, or `folder` holds another run.
+        ValueError: if the cohorts do not fit the model's schema or each other, a patient stands in
+            `train` and `val`, the rule cannot be applied to `val`, training holds one class only, a
+            stage is unknown or there is no epoch, a module has weights that a seed cannot draw
+            anew, or `folder` holds another run.
         FloatingPointError: if the loss is not finite; says at which step and in which term.
 
     Example:
@@ -152,26 +164,39 @@ def fit(
         ('last epoch', 2)
     """
     stages = list(model.default_stages if stages is None else stages)
-    _check(model, train, val, stages=stages, select=select, patience=patience)
+    check(
+        model, train, val, stages=stages, select=select, patience=patience,
+        batch_size=batch_size, init=init,
+    )  # fmt: skip
     fabric = fabric or Fabric(accelerator="auto", devices=1)
-    plan = Plan(stages, batch_size, lr, weight_decay, seed, select, patience)
+    plan = Plan(
+        stages,
+        int(batch_size),
+        float(lr),
+        float(weight_decay),
+        operator.index(seed),
+        select,
+        patience,
+        init,
+    )
     bar = sys.stdout.isatty() if progress is None else progress
     with _own_random_state():
-        if init == "fresh":
-            _draw_weights(model, seed)
         if init == "fresh" or not model.prepared:
-            model.prepare(train)
+            model.prepare(train)  # first, since vocabularies decide how many weights there are
+        if init == "fresh":
+            _draw_weights(model, plan.seed)
         loop = Loop(model, train, val, plan=plan, fabric=fabric, folder=folder)
         with tqdm(total=plan.epochs, disable=not bar, unit="epoch") as ticker:
             for _ in loop.run():
                 ticker.update(1)
         best_epoch = loop.finish()
+        model.selection = plan.selection
     return Run(
         model=model,
         history=pd.DataFrame(loop.state.history),
         selection=plan.selection,
         best_epoch=best_epoch,
-        seed=seed,
+        seed=plan.seed,
     )
 
 
@@ -200,50 +225,6 @@ def trainer(
         return predict_proba(fit(make(train.schema), *parts, seed=seed, **options).model, test)
 
     return fit_predict
-
-
-def _check(
-    model: Method,
-    train: Cohort,
-    val: Cohort | None,
-    *,
-    stages: list[Stage],
-    select: str,
-    patience: int | None,
-) -> None:
-    if select not in SELECTION:
-        raise ValueError(
-            f"select must be one of {', '.join(map(repr, SELECTION))}, got {select!r}."
-        )
-    if val is None and (select != "last" or patience is not None):
-        raise ValueError(
-            f"select={select!r} with patience={patience} needs a validation part. "
-            "Pass val=, or select='last' and patience=None."
-        )
-    if select == "last" and patience is not None:
-        raise ValueError(
-            f"patience={patience} needs a score to wait for. Pass select='val_loss' or 'val_auroc'."
-        )
-    if sum(stage.epochs for stage in stages) == 0:
-        raise ValueError(f"the stages hold no epoch: {stages}. Pass stages=[Stage(epochs=100)].")
-    for stage in stages:
-        for name in stage.overrides:
-            if name not in model.stage_options:
-                options = ", ".join(model.stage_options) or "none"
-                raise ValueError(
-                    f"{name!r} is no stage option of {type(model).__name__} (options: {options})."
-                )
-    if train.y is None:
-        raise ValueError("the training part has no labels. Pass y= when you make the Cohort.")
-    classes = train.y[~train.y.isnan()].unique()
-    if len(classes) < 2:
-        raise ValueError(
-            f"the training part holds {len(train)} patients but "
-            + (f"only the class {classes[0]:g}" if len(classes) else "no known label")
-            + ". There is nothing to tell apart; check y and how the cohort was split."
-        )
-    if val is not None:
-        check_disjoint(train, val)
 
 
 def _draw_weights(model: Method, seed: int) -> None:

@@ -28,7 +28,7 @@ def test_export_holds_graph_labels_and_values():
     assert graph["patient"].num_nodes == 5
     assert graph["modality"].name == ["labs", "ward"]
     assert torch.equal(graph["patient"].y, data.y)
-    assert torch.equal(graph["patient"]["labs"], data.x["labs"])
+    assert torch.equal(graph["patient"]["x_labs"], data.x["labs"])
     there, back = (
         graph[kind].edge_index
         for kind in [("patient", "has", "modality"), ("modality", "of", "patient")]

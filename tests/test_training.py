@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from dfdlib import _loop, training
+from dfdlib import _checks, _loop, training
 from dfdlib.data import Cohort
 from dfdlib.evaluation import evaluate, predict_proba
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
@@ -90,6 +91,102 @@ def test_init_keep_trains_on():
     fit(network, data, stages=[Stage(epochs=1, lr=1e-12)], weight_decay=0.0, init="keep")
     for name, value in network.named_parameters():
         torch.testing.assert_close(value, before[name], atol=1e-8, rtol=0)
+
+
+def test_fitting_one_model_twice_gives_the_same_bits():
+    data = cohort()
+    network = model(data)
+    states = []
+    for seed in (0, np.int64(0)):
+        run = fit(network, data, stages=[Stage(epochs=1)], seed=seed)
+        states.append({k: v.clone() for k, v in run.model.state_dict().items()})
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_states_are_fixed_over_the_training_part_without_a_validation_part():
+    data = cohort()
+    network = fit(model(data), data, stages=[Stage(epochs=1)], batch_size=50).model
+    kept = network.backbone.modality_states.clone()
+    assert kept.abs().sum() > 0
+    tokens, observed = network.tokens(next(data.batches(len(data))))
+    whole = network.backbone.train()(tokens, observed)
+    network.backbone.eval()
+    torch.testing.assert_close(network.backbone(tokens, observed), whole, atol=1e-5, rtol=0)
+
+
+def test_weight_decay_dropout_and_order_reach_the_weights():
+    data = cohort()
+
+    def weights(network, **options):
+        run = fit(network, data, stages=[Stage(epochs=2)], batch_size=60, **options)
+        return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+    plain = weights(model(data))
+    assert weights(model(data), weight_decay=50.0).norm() < 0.95 * plain.norm()
+    assert not torch.equal(weights(model(data, dropout=0.5)), plain)
+    assert not torch.equal(weights(model(data, GRAPE(d=8, dropout=0.5))), plain)
+    orders = [[b.index.tolist() for b in data.batches(60, seed=_loop.mix(0, e))] for e in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+def test_a_stage_sets_the_options_of_the_model_and_puts_them_back():
+    class Optional(Classifier):
+        stage_options = ("flavour",)
+        flavour = "plain"
+
+        def loss(self, batch):
+            tasted.append(self.flavour)
+            return super().loss(batch)
+
+    tasted = []
+    data = cohort(40)
+    network = Optional(backbone=GRAPE(d=4), schema=data.schema)
+    fit(network, data, stages=[Stage(epochs=1, flavour="sweet"), Stage(epochs=2)])
+    assert tasted == ["sweet", "plain", "plain"]
+    assert network.flavour == "plain"
+
+
+def test_history_weights_batches_by_their_labels():
+    data = cohort(60)
+    y = data.y.clone()
+    y[:48] = torch.nan
+    sparse = Cohort(x=data.x, kinds=data.schema.kinds, y=y, task="binary")
+    train, val = sparse, Cohort(x=data.x, kinds=data.schema.kinds, y=y, task="binary")
+    run = fit(
+        model(train), train, val, stages=[Stage(epochs=1, lr=1e-12)], batch_size=1, weight_decay=0.0
+    )
+    network = run.model.train()
+    alone = [float(network.loss(b)["total"].detach()) for b in train.batches(1)][48:]
+    assert run.history["train_total"][0] == pytest.approx(np.mean(alone), abs=1e-4)
+
+
+def test_a_feature_that_training_never_saw_stays_missing():
+    data = cohort()
+    holed = data.x_observed["labs"].clone()
+    holed[:, 1] = False
+    observed = data.observed.clone()
+    observed[:, 0] &= holed.any(1)
+    blind = Cohort(
+        x=data.x, kinds=data.schema.kinds, observed=observed,
+        x_observed={"labs": holed & observed[:, :1]}, y=data.y,
+    )  # fmt: skip
+    network = fit(model(blind), blind, stages=[Stage(epochs=1)]).model
+    rows = data.x_observed["labs"].all(1)
+    new = data.select(rows)
+    np.testing.assert_allclose(
+        predict_proba(network, new), predict_proba(network, blind.select(rows)), atol=1e-6
+    )
+    without = data.select(modalities=["labs"])
+    gone = data.observed.clone()
+    gone[:, 1] = False
+    never = Cohort(
+        x=data.x, kinds=data.schema.kinds, observed=gone,
+        x_observed={"labs": data.x_observed["labs"], "ward": gone[:, 1:]}, y=data.y,
+    )  # fmt: skip
+    network = fit(model(never), never, stages=[Stage(epochs=1)]).model
+    np.testing.assert_allclose(
+        predict_proba(network, data), predict_proba(network, without), atol=1e-6
+    )
 
 
 def test_history_names_stages_and_rates():
@@ -232,6 +329,13 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         ValueError, match=r"another run: lr was 0.001 and is now 0.01.*another folder"
     ):
         fit(model(data), data, stages=[Stage(epochs=1)], lr=0.01, folder=tmp_path)
+    other = Cohort(x={"labs": data.x["labs"] * 9, "ward": data.x["ward"]}, y=data.y)
+    with pytest.raises(ValueError, match="another run: train was '60 patients"):
+        fit(model(data), other, stages=[Stage(epochs=1)], folder=tmp_path)
+    with pytest.raises(ValueError, match="another run: model was"):
+        fit(model(data, dropout=0.5), data, stages=[Stage(epochs=1)], folder=tmp_path)
+    with pytest.raises(ValueError, match="another run: init was 'fresh'"):
+        fit(model(data), data, stages=[Stage(epochs=1)], folder=tmp_path, init="keep")
     with pytest.raises(ValueError, match="another run: train was '60 patients"):
         fit(model(data), cohort(61), stages=[Stage(epochs=1)], folder=tmp_path)
 
@@ -277,6 +381,26 @@ def test_save_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
         run.save(tmp_path / "mine")
     with pytest.raises(FileNotFoundError, match=r"no model.json.*Save first"):
         load_model(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match=r"is a file.*another name"):
+        run.save(tmp_path / "mine" / "thesis.txt")
+    card = tmp_path / "model" / "model.json"
+    card.write_text(card.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ValueError, match=r"format 99, and this version reads 1"):
+        load_model(tmp_path / "model")
+
+
+def test_what_is_saved_is_json_and_names_its_rule(tmp_path):
+    train, val = cohort(60).split((0.7, 0.3))
+    one_class = val.select(val.y == 1)
+    run = fit(model(train), train, one_class, stages=[Stage(epochs=1)], folder=tmp_path / "run")
+    run.save(tmp_path / "model")
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    for file in tmp_path.rglob("*.json"):
+        json.loads(file.read_text(), parse_constant=refuse)
+    assert load_model(tmp_path / "model").selection == run.model.selection == "last epoch"
 
 
 TWO_PROCESSES = """
@@ -285,31 +409,36 @@ import torch
 from lightning_fabric import Fabric
 
 sys.path.insert(0, {tests!r})
-from test_training import PLAN, cohort, fit, model
+from test_training import GRAPE, PLAN, TokenTransformer, cohort, fit, model
 
 def train(fabric):
     data = cohort(50)
-    run = fit(model(data), data, fabric=fabric, **PLAN)
+    done = []
+    for backbone in (GRAPE(d=8), TokenTransformer(d=8)):
+        run = fit(model(data, backbone), data, fabric=fabric, **PLAN)
+        done.append((run.model.state_dict(), run.history["train_total"].tolist()))
     if fabric.is_global_zero:
-        torch.save((run.model.state_dict(), run.history["train_total"].tolist()), {out!r})
+        torch.save(done, {out!r})
 
 if __name__ == "__main__":
     Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(train)
 """
-#: 50 patients in batches of 17, 17 and 16: the processes get uneven shares
-PLAN = {"stages": [Stage(epochs=3)], "batch_size": 17, "lr": 0.01}
+#: 50 patients in batches of 7: uneven shares, and one process gets nobody of the last patient
+PLAN = {"stages": [Stage(epochs=3)], "batch_size": 7, "lr": 0.01}
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
     script, out = tmp_path / "two.py", tmp_path / "state.pt"
     script.write_text(TWO_PROCESSES.format(tests=os.path.dirname(__file__), out=str(out)))
     subprocess.run([sys.executable, script], check=True, capture_output=True)
-    state, losses = torch.load(out)
     data = cohort(50)
-    one = fit(model(data), data, **PLAN)
-    for name, value in one.model.state_dict().items():
-        torch.testing.assert_close(state[name], value, atol=1e-4, rtol=0)
-    assert losses == pytest.approx(one.history["train_total"].tolist(), abs=1e-4)
+    for backbone, (state, losses) in zip(
+        (GRAPE(d=8), TokenTransformer(d=8)), torch.load(out), strict=True
+    ):
+        one = fit(model(data, backbone), data, **PLAN)
+        for name, value in one.model.state_dict().items():
+            torch.testing.assert_close(state[name], value, atol=1e-4, rtol=0)
+        assert losses == pytest.approx(one.history["train_total"].tolist(), abs=1e-4)
 
 
 def test_trainer_fits_on_its_training_part_alone():
@@ -351,9 +480,15 @@ def test_refusals():
     with pytest.raises(ValueError, match="share 60 patients"):
         fit(network, data, data)
     # past the type hints, which pytest enforces before the message has a chance
-    options = {"stages": [Stage(epochs=1)], "select": "best", "patience": None}
+    options = {
+        "stages": [Stage(epochs=1)],
+        "select": "best",
+        "patience": None,
+        "batch_size": 8,
+        "init": "fresh",
+    }
     with pytest.raises(ValueError, match=r"select must be one of 'last'.*got 'best'"):
-        training._check(network, train, val, **options)
+        _checks.check(network, train, val, **options)
     with pytest.raises(ValueError, match=r"needs a validation part.*Pass val="):
         fit(network, train, select="val_loss")
     with pytest.raises(ValueError, match="patience=3 needs a score"):
@@ -364,8 +499,27 @@ def test_refusals():
         ValueError, match=r"'mi_weight' is no stage option of Classifier \(options: none\)"
     ):
         fit(network, train, stages=[Stage(epochs=1, mi_weight=0)])
-    with pytest.raises(ValueError, match=r"must not be negative, got Stage\(epochs=-1\)"):
+    with pytest.raises(ValueError, match=r"whole number >= 0, got Stage\(epochs=-1\)"):
         Stage(epochs=-1)
+    with pytest.raises(ValueError, match=r"lr must be positive, got Stage\(lr=0.0\)"):
+        Stage(epochs=1, lr=0.0)
+    with pytest.raises(ValueError, match="batch_size must be a whole number >= 1, got 0"):
+        fit(network, train, batch_size=0)
+    with pytest.raises(ValueError, match="patience must be at least 1"):
+        fit(network, train, val, select="val_loss", patience=0)
+    with pytest.raises(ValueError, match="init must be 'fresh' or 'keep', got 'warm'"):
+        _checks.check(network, train, val, **options | {"select": "last", "init": "warm"})
+    with pytest.raises(ValueError, match="picks from the last stage, which has no epoch"):
+        fit(network, train, val, stages=[Stage(epochs=1), Stage(epochs=0)], select="val_loss")
+    with pytest.raises(ValueError, match=r"needs both classes.*select='val_loss'"):
+        fit(network, train, val.select(val.y == 1), select="val_auroc")
+    with pytest.raises(ValueError, match="the validation part has no known label"):
+        fit(network, train, Cohort(x=val.x, kinds=val.schema.kinds), select="val_loss")
+    with pytest.raises(ValueError, match=r"no modality 'ward'.*schema=train.schema"):
+        fit(network, train.select(modalities=["labs"]))
+    three = Cohort(x=train.x, kinds=train.schema.kinds, y=torch.arange(len(train)) % 3)
+    with pytest.raises(ValueError, match=r"multiclass with 3 classes here.*binary with 2"):
+        fit(network, three)
     with pytest.raises(ValueError, match="only the class 1"):
         fit(network, data.select(data.y == 1))
     with pytest.raises(ValueError, match="the training part has no labels"):

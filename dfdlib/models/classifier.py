@@ -44,6 +44,7 @@ class Classifier(Method):
     """
 
     d: int
+    seen: Tensor
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class Classifier(Method):
         _call(self.backbone, "build", len(schema.names))
         _call(self.head, "build", d=self.d, n_outputs=schema.n_outputs)
         self.register_buffer("prepared", torch.tensor(False))
+        self.register_buffer("seen", torch.ones(len(schema.names), dtype=torch.bool))
 
     def prepare(self, train: Cohort) -> None:
         """Fit scalers, vocabularies and what the head wants to know on the training part."""
@@ -84,6 +86,7 @@ class Classifier(Method):
             _call(encoder, "fit", train.x[name], flags)
         if train.names != self.schema.names:  # a head reads columns, not names
             train = train.select(modalities=list(self.schema.names))
+        self.seen.copy_(train.observed.any(0))
         _call(self.head, "prepare", train)
         self.prepared.fill_(True)
 
@@ -108,7 +111,7 @@ class Classifier(Method):
     def tokens(self, batch: Batch) -> tuple[Float[Tensor, "n m d"], Bool[Tensor, "n m"]]:
         """Encode a batch: tokens, and which of them were observed, in the order of the schema.
 
-        A modality that the batch does not have at all counts as missing for all its patients.
+        A modality that the batch does not have, or that training never observed, counts as missing.
         """
         column = {name: j for j, name in enumerate(batch.x)}
         unknown = [name for name in column if name not in self.encoders]
@@ -123,13 +126,18 @@ class Classifier(Method):
             if name in column:
                 self._check_features(name, batch.x[name])
                 token = encoder(batch.x[name], batch.x_observed.get(name))
+                if token.shape != (n, self.d):
+                    raise ValueError(
+                        f"the encoder of {name!r} gives {tuple(token.shape)}, but a token per "
+                        f"patient is {(n, self.d)}. Make it with d={self.d}."
+                    )
                 there = batch.observed[:, column[name]]
             else:
                 token = torch.zeros(n, self.d, device=device)
                 there = torch.zeros(n, dtype=torch.bool, device=device)
             tokens.append(token)
             observed.append(there)
-        return torch.stack(tokens, dim=1), torch.stack(observed, dim=1)
+        return torch.stack(tokens, dim=1), torch.stack(observed, dim=1) & self.seen
 
     def _check_features(self, name: str, values: Any) -> None:
         kind = self.schema.kinds[name]

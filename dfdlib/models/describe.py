@@ -23,7 +23,8 @@ def describe(value: Any, *, where: str = "model") -> Any:
         where: how the value is called in error messages.
 
     Raises:
-        TypeError: if a module does not keep an argument, or the argument is of another type.
+        TypeError: if a module does not keep an argument, the argument is of another type, or the
+            class cannot be imported elsewhere.
 
     Example:
         >>> from dfdlib.models import Linear
@@ -44,6 +45,11 @@ def describe(value: Any, *, where: str = "model") -> Any:
             "and modules as arguments of what you save."
         )
     kind, arguments = type(value), {}
+    if kind.__module__ == "__main__" or "." in kind.__qualname__:
+        raise TypeError(
+            f"{where} is a {kind.__qualname__} that was defined in a notebook or in a function, so "
+            "no other process can import it. Put the class into a module of your own."
+        )
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         if name == "self":
             continue
@@ -63,7 +69,7 @@ def rebuild(description: Any) -> Any:
     """Make again what `describe` described.
 
     Raises:
-        ImportError: if the class cannot be imported, such as one that was defined in a notebook.
+        ImportError: if the class cannot be imported, or is no torch module.
 
     Example:
         >>> from dfdlib.models import Linear
@@ -88,4 +94,6 @@ def rebuild(description: Any) -> Any:
             f"cannot import {name!r} from {module!r}, which a saved model needs. Put the class "
             "into a module that can be imported here."
         ) from error
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ImportError(f"{description['class']} is no torch module, so it is not called.")
     return kind(**{k: rebuild(v) for k, v in description["arguments"].items()})

@@ -23,7 +23,8 @@ class VectorEncoder(nn.Module):
 
     with :math:`f` the flags of what was observed: a missing value enters as zero, which is the
     training mean, and the flag says that it was missing. :math:`\mu, \sigma` are taken over the
-    observed values of the training part; a constant feature has :math:`\sigma = 1`.
+    observed values of the training part; a constant feature has :math:`\sigma = 1`. A feature that
+    training never observed has no scale, so it counts as missing afterwards too.
 
     Args:
         n_features: number of features.
@@ -37,6 +38,7 @@ class VectorEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    seen: Tensor
 
     def __init__(
         self, *, n_features: int, d: int, flags: bool = True, dropout: float = 0.0
@@ -45,6 +47,7 @@ class VectorEncoder(nn.Module):
         self.n_features, self.d, self.flags, self.dropout = n_features, d, flags, dropout
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("std", torch.ones(n_features))
+        self.register_buffer("seen", torch.ones(n_features, dtype=torch.bool))
         self.net = nn.Sequential(
             nn.Linear(n_features * (2 if flags else 1), d),
             nn.ReLU(),
@@ -60,6 +63,7 @@ class VectorEncoder(nn.Module):
         std = (((wide - mean) * flag).square().sum(0) / n).sqrt()
         # a constant feature has a standard deviation of rounding errors, not of zero
         constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
+        self.seen.copy_(flags.any(0))
         self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std))
 
@@ -67,7 +71,7 @@ class VectorEncoder(nn.Module):
         self, values: Float[Tensor, "n k"], flags: Bool[Tensor, "n k"]
     ) -> Float[Tensor, "n d"]:
         """Make the token of each patient."""
-        observed = flags.to(values.dtype)
+        observed = (flags & self.seen).to(values.dtype)
         x = (values - self.mean) / self.std * observed
         return self.net(torch.cat([x, observed], dim=1) if self.flags else x)
 
@@ -165,7 +169,8 @@ def make_encoders(
         encoders: modules to use for the modalities named.
 
     Raises:
-        ValueError: if `encoders` names an unknown modality, or a kind has no encoder of its own.
+        ValueError: if `encoders` names an unknown modality, a kind has no encoder of its own, or a
+            modality has a name that torch's ModuleDict does not take.
 
     Example:
         >>> from dfdlib.data import Cohort
@@ -181,6 +186,12 @@ def make_encoders(
             f"The modalities are: {', '.join(schema.names)}."
         )
     made = nn.ModuleDict()
+    taken = [name for name in schema.names if hasattr(made, name)]
+    if taken:
+        raise ValueError(
+            f"a modality cannot be called {taken[0]!r}, since torch's ModuleDict has an attribute "
+            f"of that name. Rename it, for example to '{taken[0]}_'."
+        )
     for name in schema.names:
         kind = schema.kinds[name]
         if name in given:

@@ -24,9 +24,12 @@ class Stage:
     """
 
     def __init__(self, *, epochs: int, lr: float | None = None, **overrides: Any) -> None:
-        if epochs < 0:
-            raise ValueError(f"epochs must not be negative, got Stage(epochs={epochs}).")
-        self.epochs, self.lr, self.overrides = epochs, lr, overrides
+        if epochs != int(epochs) or epochs < 0:
+            raise ValueError(f"epochs must be a whole number >= 0, got Stage(epochs={epochs}).")
+        if lr is not None and not lr > 0:
+            raise ValueError(f"lr must be positive, got Stage(lr={lr}). Leave it out for fit's.")
+        self.epochs, self.overrides = int(epochs), overrides
+        self.lr = None if lr is None else float(lr)
 
     def __repr__(self) -> str:
         settings = {"epochs": self.epochs, "lr": self.lr, **self.overrides}
@@ -39,12 +42,14 @@ class Method(nn.Module, ABC):
     Attributes:
         schema: what the model was made for.
         prepared: whether `prepare` was called; a buffer, so that it is saved.
+        selection: the rule that picked the weights, in words; empty before `fit`.
         stage_options: names of attributes that a `Stage` may set for a part of the training.
         default_stages: the stages that `fit` takes where it is given none.
     """
 
     schema: Schema
     prepared: Tensor
+    selection: str = ""
     stage_options: tuple[str, ...] = ()
     default_stages: tuple[Stage, ...] = (Stage(epochs=100),)
 

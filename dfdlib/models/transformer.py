@@ -33,7 +33,7 @@ class TokenTransformer(nn.Module):
         (or None = 1) per layer -> embedding (n, d)
 
     Raises:
-        ValueError: if n_heads does not divide d.
+        ValueError: if n_heads does not divide d, or there is no layer or no head.
 
     Example:
         >>> backbone = TokenTransformer(d=8, n_heads=2)
@@ -51,6 +51,11 @@ class TokenTransformer(nn.Module):
         n_modalities: int | None = None,
     ) -> None:
         super().__init__()
+        if n_layers < 1 or n_heads < 1:
+            raise ValueError(
+                f"TokenTransformer needs n_layers >= 1 and n_heads >= 1, got n_layers={n_layers} "
+                f"and n_heads={n_heads}."
+            )
         if d % n_heads:
             raise ValueError(
                 f"n_heads must divide d, got d={d} and n_heads={n_heads}. "
@@ -116,7 +121,8 @@ class _Block(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.norm_attention = nn.LayerNorm(d)
-        self.query_key_value = nn.Linear(d, 3 * d)
+        # without biases: one on the keys would do nothing, since softmax does not see it
+        self.query_key_value = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d)
         self.norm_feed = nn.LayerNorm(d)
         self.feed = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
@@ -134,7 +140,7 @@ class _Block(nn.Module):
         if weight is not None:
             value = value * weight
         query, key, value = (
-            part.reshape(n, -1, self.n_heads, d // self.n_heads).transpose(1, 2)
+            part.reshape(n, part.shape[1], self.n_heads, d // self.n_heads).transpose(1, 2)
             for part in (query[:, :readers], key, value)
         )
         read = nn.functional.scaled_dot_product_attention(

@@ -4,6 +4,7 @@ from torch import nn
 
 from dfdlib.data import Cohort
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
+from dfdlib.models.encoders import VectorEncoder
 
 BACKBONES = [GRAPE, TokenTransformer]
 
@@ -118,6 +119,11 @@ def test_refusals():
         model.tokens(next(Cohort(x={"labs": torch.randn(2, 2)}).batches(2)))
     with pytest.raises(ValueError, match=r"kind 'categorical'.*kinds=\{'ward': 'categorical'\}"):
         model.tokens(next(Cohort(x={"ward": torch.randn(2, 1)}).batches(2)))
+    wide = Classifier(
+        backbone=GRAPE(d=8), schema=data.schema, encoders={"labs": VectorEncoder(n_features=3, d=9)}
+    )
+    with pytest.raises(ValueError, match=r"encoder of 'labs' gives \(30, 9\).*\(30, 8\)"):
+        wide.tokens(next(data.batches(30)))
     with pytest.raises(ValueError, match=r"no task.*Pass y="):
         Classifier(backbone=GRAPE(d=8), schema=Cohort(x={"labs": torch.randn(2, 2)}).schema)
     with pytest.raises(ValueError, match=r"Identity has no integer attribute d"):

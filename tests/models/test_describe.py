@@ -30,5 +30,13 @@ def test_refuses_what_it_could_not_make_again():
         describe(model)
     with pytest.raises(TypeError, match="model is a set"):
         describe({1})
+
+    class Local(nn.Module):
+        pass
+
+    with pytest.raises(TypeError, match=r"Local that was defined in a notebook or in a function"):
+        describe(Local())
+    with pytest.raises(ImportError, match=r"os:system is no torch module"):
+        rebuild({"class": "os:system", "arguments": {"command": "true"}})
     with pytest.raises(ImportError, match=r"cannot import 'Gone' from 'dfdlib.models'"):
         rebuild({"class": "dfdlib.models:Gone", "arguments": {}})

@@ -94,6 +94,9 @@ def test_make_encoders_by_kind_and_override():
 def test_make_encoders_refuses():
     with pytest.raises(ValueError, match=r"'lab', which is no modality.*labs, ward"):
         make_encoders(cohort().schema, d=8, encoders={"lab": nn.Identity()})
+    taken = Cohort(x={"values": torch.randn(2, 2)})
+    with pytest.raises(ValueError, match=r"cannot be called 'values'.*'values_'"):
+        make_encoders(taken.schema, d=8)
     images = Cohort(x={"xray": torch.zeros(2, 1, 4, 4)})
     with pytest.raises(ValueError, match=r"no encoder yet for 'xray'.*'image'.*encoders="):
         make_encoders(images.schema, d=8)

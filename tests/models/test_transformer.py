@@ -29,7 +29,7 @@ def test_equals_torch_multihead_attention():
         attention.load_state_dict(
             {
                 "in_proj_weight": block.query_key_value.weight,
-                "in_proj_bias": block.query_key_value.bias,
+                "in_proj_bias": torch.zeros(3 * D),
                 "out_proj.weight": block.out.weight,
                 "out_proj.bias": block.out.bias,
             }
@@ -80,7 +80,6 @@ def test_weight_scales_what_a_token_sends():
     block = ours.blocks[0]
     with torch.no_grad():
         block.query_key_value.weight[: 2 * D] = 0  # attention that does not look at the tokens
-        block.query_key_value.bias[: 2 * D] = 0
     silent = ours(tokens, observed, 0 * ones)
     torch.testing.assert_close(ours(tokens + 1, observed, 0 * ones), silent)
     assert not torch.allclose(ours(tokens + torch.arange(D), observed), ours(tokens, observed))
@@ -108,5 +107,9 @@ def test_gradcheck():
 def test_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match=r"n_heads must divide d.*Try n_heads=2"):
         TokenTransformer(d=10, n_heads=4)
+    with pytest.raises(ValueError, match="got n_layers=0 and n_heads=4"):
+        TokenTransformer(d=8, n_layers=0)
+    with pytest.raises(ValueError, match="got n_layers=2 and n_heads=0"):
+        TokenTransformer(d=8, n_heads=0)
     with pytest.raises(ValueError, match="built for 3 modalities and got 2"):
         network()(torch.zeros(1, 2, D, dtype=torch.double), torch.ones(1, 2, dtype=torch.bool))
