@@ -17,7 +17,7 @@ FitPredict = Callable[[Cohort, Cohort], np.ndarray]
 
 
 def predict_proba(
-    model: nn.Module, cohort: Cohort, *, batch_size: int = 4096
+    model: object, cohort: Cohort, *, batch_size: int = 4096
 ) -> Float[np.ndarray, "n k"]:
     """Probabilities of every row, in the order of the cohort.
 
@@ -25,7 +25,8 @@ def predict_proba(
     left in the mode that it was in.
 
     Args:
-        model: Anything with `predict_proba(batch)`.
+        model: A torch module with `predict_proba(batch)`. Where it has a `schema`, as ours do, that
+            says how many classes there are.
         cohort: Labels are not read.
         batch_size: Rows at a time.
 
@@ -34,6 +35,7 @@ def predict_proba(
 
     Raises:
         ValueError: What the model gives are no probabilities.
+        TypeError: The model is no torch module.
 
     >>> class Coin(nn.Module):
     ...     def predict_proba(self, batch):
@@ -42,6 +44,9 @@ def predict_proba(
     array([[0.5, 0.5],
            [0.5, 0.5]])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{type(model).__name__} is no torch module. {advice(model)}")
+    schema = getattr(model, "schema", cohort.schema)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -53,7 +58,6 @@ def predict_proba(
     finally:
         for module, training in modes.items():
             module.training = training
-    schema = cohort.schema if cohort.task else getattr(model, "schema", cohort.schema)
     return checked(torch.cat(rows).numpy(), n=len(cohort), k=schema.n_classes, task=schema.task)
 
 
@@ -83,7 +87,7 @@ def out_of_group(cohort: Cohort, group: str, fit_predict: FitPredict) -> Float[n
     result = _Collected(cohort)
     for level in levels:
         rest, held_out = cohort.leave_out(group, level)
-        result.put(np.flatnonzero(values == level), fit_predict(rest, held_out))
+        result.put(np.flatnonzero(values == level), rest, fit_predict(rest, held_out))
     return result.array
 
 
@@ -129,8 +133,8 @@ def out_of_fold(
     for part in np.unique(apart):
         rows = np.flatnonzero(apart == part)
         for train, test in _folds(cohort, rows, units[rows], folds, seed):
-            answer = fit_predict(cohort.select(train), cohort.select(test))
-            result.put(test, answer)
+            rest = cohort.select(train)
+            result.put(test, rest, fit_predict(rest, cohort.select(test)))
     return result.array
 
 
@@ -141,12 +145,26 @@ class _Collected:
         self.cohort = cohort
         self.array = np.zeros((len(cohort), 0))
 
-    def put(self, rows: Int[np.ndarray, " m"], answer: np.ndarray) -> None:
-        schema = self.cohort.schema
-        part = checked(np.asarray(answer), n=len(rows), k=schema.n_classes, task=schema.task)
+    def put(self, rows: Int[np.ndarray, " m"], train: Cohort, answer: np.ndarray) -> None:
+        schema, answer = self.cohort.schema, np.asarray(answer)
+        if schema.task == "multiclass" and answer.ndim == 2 and answer.shape[1] != schema.n_classes:
+            unseen = sorted(_classes(self.cohort) - _classes(train))
+            if unseen:
+                raise ValueError(
+                    f"probabilities have shape {answer.shape} for {schema.n_classes} classes: no "
+                    f"row to train on is of class {', '.join(map(str, unseen))}. Return a column "
+                    "of zeros for such a class, or leave its rows out of the cohort"
+                )
+        part = checked(answer, n=len(rows), k=schema.n_classes, task=schema.task)
         if not self.array.shape[1]:
             self.array = np.full((len(self.cohort), part.shape[1]), np.nan)
         self.array[rows] = part
+
+
+def _classes(cohort: Cohort) -> set[int]:
+    """The classes that have rows."""
+    y = np.empty(0) if cohort.y is None else cohort.y.cpu().numpy()
+    return set(y[~np.isnan(y)].astype(int).tolist())
 
 
 def _folds(
@@ -166,6 +184,13 @@ def _folds(
                 return [(rows[a], rows[b]) for a, b in cut.split(rows, stratum, units)]
     cut = GroupKFold(folds, shuffle=True, random_state=seed)
     return [(rows[a], rows[b]) for a, b in cut.split(rows, groups=units)]
+
+
+def advice(model: object) -> str:
+    """What to pass in the place of something that is no model."""
+    if isinstance(getattr(model, "model", None), nn.Module):
+        return "Pass its model: run.model"
+    return "Pass its probabilities to evaluate: model.predict_proba(X)"
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -15,11 +15,12 @@ from torch import nn
 
 from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
 from dfdlib._compare import compare
-from dfdlib._predict import checked, device_of, out_of_fold, out_of_group, predict_proba
+from dfdlib._predict import advice, checked, device_of, out_of_fold, out_of_group, predict_proba
 from dfdlib._report import Report, strata
 from dfdlib._results import read_results, write_result
 from dfdlib._tabular import tabular
-from dfdlib.data import Cohort
+from dfdlib.data import Cohort, Schema
+from dfdlib.data._validate import Task
 
 __all__ = [
     "METRICS",
@@ -59,20 +60,24 @@ def evaluate(
     interval of the calibration error lies high: the value may stand at its lower end, or below.
 
     Args:
-        model: A torch module with `predict_proba(batch)`, or an array of probabilities.
+        model: A torch module with `predict_proba(batch)`, or an array of probabilities. Task and
+            classes are those of the model's `schema`, where it has one: a class that nobody in the
+            cohort has stays a class.
         cohort: With labels.
         by: Groups or covariates of the cohort, or "pattern" (which modalities are observed).
         bands: Edges for numeric covariates; without, more than 10 values are cut at their tertiles.
         n_boot: Bootstrap replicates; 0 gives values without intervals.
         seed: Of the bootstrap.
         n_bins: Bins of equal width in the calibration error.
-        selection: The rule that picked epoch and weights, printed with the table.
+        selection: The rule that picked epoch and weights, printed with the table; "" takes the
+            model's, if `fit` left one.
 
     Shapes:
         probabilities: (n,) or (n, 2) for a binary task, (n, K), multi-label (n, L).
 
     Raises:
-        ValueError: No labels, no probabilities, an unknown group.
+        ValueError: No labels, labels of another task than the model's, no probabilities, an unknown
+            group.
         TypeError: Neither a module nor an array.
 
     >>> y = np.arange(40) % 2
@@ -91,7 +96,7 @@ def evaluate(
         raise ValueError(f"n_bins is {n_bins}. Pass 1 or more, such as 10")
     by = (by,) if isinstance(by, str) else tuple(by)
     y = cohort.y.cpu().numpy().astype(float)
-    probabilities, device = _probabilities(model, cohort)
+    task, probabilities, device = _probabilities(model, cohort)
     keep = ~np.isnan(y.reshape(len(y), -1)).all(axis=1)
     if not keep.any():
         raise ValueError("every label is missing. Pass a cohort with labels, or call predict_proba")
@@ -102,7 +107,7 @@ def evaluate(
     codes, ids = pd.factorize(patient)
 
     sets = [
-        (WeightedMetrics(y[r], probabilities[r], task=cohort.task, n_bins=n_bins), codes[r])
+        (WeightedMetrics(y[r], probabilities[r], task=task, n_bins=n_bins), codes[r])
         for r in rows.values()
     ]
     draws = bootstrap(sets, n_patients=len(ids), n_boot=n_boot, seed=seed)
@@ -124,8 +129,8 @@ def evaluate(
         y=y,
         patient=patient,
         strata=rows,
-        task=cohort.task,
-        selection=selection,
+        task=task,
+        selection=selection or getattr(model, "selection", ""),
         seed=seed,
         n_boot=n_boot,
         n_bins=n_bins,
@@ -158,15 +163,42 @@ def _lines(
     return result
 
 
-def _probabilities(model: object, cohort: Cohort) -> tuple[Float[np.ndarray, "n k"], str]:
-    """Probabilities, and the name of the device that they come from."""
+def _probabilities(model: object, cohort: Cohort) -> tuple[Task, Float[np.ndarray, "n k"], str]:
+    """The task, the probabilities, and the name of the device that they come from."""
+    schema, task = cohort.schema, cohort.task
+    assert task is not None  # there are labels
     if isinstance(model, nn.Module):
+        schema = getattr(model, "schema", schema)
+        _refuse_other_task(schema, cohort)
         device = device_of(model)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return predict_proba(model, cohort), name
-    if isinstance(model, np.ndarray):
-        return checked(model, n=len(cohort), k=cohort.schema.n_classes, task=cohort.task), "cpu"
-    raise TypeError(
-        f"{type(model).__name__} is neither a torch module nor an array. Pass its probabilities: "
-        "model.predict_proba(X)"
-    )
+        return schema.task or task, predict_proba(model, cohort), name
+    if not isinstance(model, np.ndarray):
+        name = type(model).__name__
+        raise TypeError(f"{name} is neither a torch module nor an array. {advice(model)}")
+    k = schema.n_classes
+    if model.ndim == 2 and k is not None and model.shape[1] > k:
+        if task == "multiclass":  # classes that nobody in this cohort has
+            k = model.shape[1]
+        elif task == "binary":
+            raise ValueError(
+                f"probabilities have shape {model.shape}, expected ({len(cohort)}, 2). If the "
+                "labels are of more classes, of which 0 and 1 occur, pass task='multiclass' to Cohort"
+            )
+    return task, checked(model, n=len(cohort), k=k, task=task), "cpu"
+
+
+def _refuse_other_task(schema: Schema, cohort: Cohort) -> None:
+    """Refuse labels that the model's classes cannot stand for."""
+    assert cohort.y is not None  # there are labels
+    y, several = cohort.y.cpu().numpy(), schema.task == "multilabel"
+    if y.ndim == 2:
+        fits = several and y.shape[1] == schema.n_classes
+    else:
+        fits = not several and y[~np.isnan(y)].max(initial=0) < (schema.n_classes or 0)
+    if not fits:
+        raise ValueError(
+            f"the model was made for a {schema.task} task with n_classes={schema.n_classes}, the "
+            f"labels are {cohort.task} with n_classes={cohort.schema.n_classes}. Pass labels of "
+            "the model's task"
+        )

@@ -112,6 +112,57 @@ def test_predict_proba_needs_no_labels(cohort):
     np.testing.assert_allclose(predict_proba(Logit(), blind), p, atol=1e-6)
 
 
+class Trained(Logit):
+    """A model that knows what it was made for, as those of dfdlib do."""
+
+    def __init__(self, schema, k):
+        super().__init__()
+        self.schema, self.k = schema, k
+
+    def predict_proba(self, batch):
+        return (batch.x["labs"][:, :1] * torch.arange(self.k)).softmax(1)
+
+
+def test_a_class_that_nobody_in_the_cohort_has_stays_a_class():
+    three = make(y=np.arange(120) % 3)
+    model = Trained(three.schema, 3)
+    two = make(y=np.arange(120) % 2)  # reads as binary
+    assert two.task == "binary"
+    p = predict_proba(model, two)
+    np.testing.assert_allclose(p, predict_proba(model, three))
+    report = evaluate(model, two, n_boot=0)
+    assert report.task == "multiclass"
+    values = report.frame.set_index("metric")
+    y = two.y.numpy().astype(int)
+    assert values.loc["accuracy", "value"] == pytest.approx((p.argmax(1) == y).mean())
+    assert values.loc["brier", "value"] == pytest.approx(((p - np.eye(3)[y]) ** 2).sum(1).mean())
+    assert values.loc["auroc", "note"] == "nobody in class 2"
+    named = Cohort(x=two.x, y=two.y, task="multiclass", groups=two.groups)
+    same = evaluate(p, named, n_boot=0).frame
+    pd.testing.assert_series_equal(same["value"], report.frame["value"])
+    with pytest.raises(ValueError, match=r"expected \(120, 2\).*pass task='multiclass' to Cohort"):
+        evaluate(p, two)
+
+
+@pytest.mark.parametrize("y", [np.arange(120) % 4, np.arange(240).reshape(120, 2) % 2])
+def test_labels_that_the_model_does_not_know_are_refused(y):
+    model = Trained(make(y=np.arange(120) % 3).schema, 3)
+    with pytest.raises(
+        ValueError, match=r"made for a multiclass task with n_classes=3, the labels"
+    ):
+        evaluate(model, make(y=y))
+
+
+def test_a_run_is_no_model(cohort):
+    class Run:
+        model = Logit()
+
+    with pytest.raises(TypeError, match=r"Run is no torch module\. Pass its model: run\.model"):
+        predict_proba(Run(), cohort)
+    with pytest.raises(TypeError, match=r"Run is neither .*Pass its model: run\.model"):
+        evaluate(Run(), cohort)
+
+
 @pytest.mark.gpu
 def test_predict_proba_moves_batches_to_the_model(cohort):
     model = Logit().to("cuda")
@@ -741,6 +792,12 @@ def test_harnesses_refuse(cohort):
         out_of_fold(cohort, half, folds=1)
     with pytest.raises(ValueError, match=r"shape \(3,\), expected"):
         out_of_fold(cohort, lambda train, test: np.full(3, 0.5))
+    lone = make(y=np.r_[[2] * 5, np.arange(115) % 2], site=np.repeat(["va", "x"], [5, 115]),
+                patient=np.arange(120))  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"\(5, 2\) for 3 classes: no row to train on is of class 2"
+    ):
+        out_of_group(lone, "site", lambda train, test: np.full((len(test), 2), 0.5))
 
 
 # ------------------------------------------------------------------ cost
