@@ -34,7 +34,8 @@ def predict_proba(
         (n, n_classes) with rows that sum to 1; multi-label (n, n_labels), each between 0 and 1.
 
     Raises:
-        ValueError: What the model gives are no probabilities.
+        ValueError: The cohort has other columns than the model was made for, or what the model gives
+            are no probabilities.
         TypeError: The model is no torch module.
 
     >>> class Coin(nn.Module):
@@ -47,6 +48,7 @@ def predict_proba(
     if not isinstance(model, nn.Module):
         raise TypeError(f"{type(model).__name__} is no torch module. {advice(model)}")
     schema = getattr(model, "schema", cohort.schema)
+    schema.check(cohort.schema)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -7,6 +7,7 @@ import textwrap
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -362,6 +363,16 @@ def test_a_saved_model_scores_a_new_patient_in_a_fresh_process(tmp_path, backbon
         "model.json",
         "model.safetensors",
     ]
+
+
+def test_columns_in_another_order_are_refused():
+    frame = pd.DataFrame({"na": np.linspace(130, 150, 60), "k": np.linspace(3, 5, 60)})
+    data = Cohort(x={"labs": frame}, y=(frame["na"] > 140).to_numpy().astype(int))
+    run = fit(model(data), data, stages=[Stage(epochs=1)])
+    with pytest.raises(ValueError, match=r"columns k, na here.*made for na, k"):
+        predict_proba(run.model, Cohort(x={"labs": frame[["k", "na"]]}))
+    with pytest.raises(ValueError, match=r"columns k, na here"):
+        fit(run.model, Cohort(x={"labs": frame[["k", "na"]]}, y=data.y))
 
 
 def test_save_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
