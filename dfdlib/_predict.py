@@ -34,8 +34,8 @@ def predict_proba(
         (n, n_classes) with rows that sum to 1; multi-label (n, n_labels), each between 0 and 1.
 
     Raises:
-        ValueError: The cohort has other columns than the model was made for, or what the model gives
-            are no probabilities.
+        ValueError: The cohort has other columns than the model was made for, or the model gives no
+            probabilities.
         TypeError: The model is no torch module.
 
     >>> class Coin(nn.Module):
