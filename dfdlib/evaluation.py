@@ -182,8 +182,8 @@ def _probabilities(model: object, cohort: Cohort) -> tuple[Task, Float[np.ndarra
             k = model.shape[1]
         elif task == "binary":
             raise ValueError(
-                f"probabilities have shape {model.shape}, expected ({len(cohort)}, 2). If the "
-                "labels are of more classes, of which 0 and 1 occur, pass task='multiclass' to Cohort"
+                f"probabilities have shape {model.shape}, expected ({len(cohort)}, 2). If there "
+                "are more classes, of which 0 and 1 occur here, pass task='multiclass' to Cohort"
             )
     return task, checked(model, n=len(cohort), k=k, task=task), "cpu"
 

@@ -1,6 +1,7 @@
 """Cohorts: the one data type that models, graphs and metrics read."""
 
 from collections.abc import Callable
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -11,23 +12,7 @@ from dfdlib.data.cohort import Batch, Cohort, Schema, check_disjoint
 __all__ = ["Batch", "Cohort", "Ragged", "Schema", "check_disjoint", "load"]
 
 
-def _heart(**options: Any) -> Cohort:
-    from dfdlib.data import heart
-
-    return heart.load(**options)
-
-
-def _synthetic(**options: Any) -> Cohort:
-    from dfdlib.data import synthetic
-
-    known = signature(synthetic.load).parameters
-    for option in options:
-        if option not in known:
-            raise unknown(option, known, "setting of synthetic cohorts")
-    return synthetic.load(**options)
-
-
-_LOADERS: dict[str, Callable[..., Cohort]] = {"heart": _heart, "synthetic": _synthetic}
+_LOADERS = ("heart", "synthetic")
 
 
 def load(name: str, **options: Any) -> Cohort:
@@ -48,4 +33,11 @@ def load(name: str, **options: Any) -> Cohort:
     """
     if name not in _LOADERS:
         raise unknown(name, _LOADERS, "data set")
-    return _LOADERS[name](**options)
+    loader: Callable[..., Cohort] = import_module(f"dfdlib.data.{name}").load
+    known = signature(loader).parameters
+    for option in options:
+        if not known:
+            raise ValueError(f"{name!r} takes no settings, got {option!r}. Call load({name!r})")
+        if option not in known:
+            raise unknown(option, known, f"setting of {name} cohorts")
+    return loader(**options)

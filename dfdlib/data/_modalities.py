@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dfdlib.data._masks import feature_mask, modality_mask, refuse_disagreement
 from dfdlib.data._ragged import Ragged
-from dfdlib.data._validate import mask, modality_mask, numbers, unknown
+from dfdlib.data._validate import float32, numbers, unknown
 
 Kind = Literal["vector", "categorical", "codes", "series", "image"]
 
@@ -68,8 +69,9 @@ def modalities(
         by_row = None if told is None else told[:, column]
         by_feature = None
         if x_observed and name in x_observed:
-            by_feature = _feature_mask(name, kind, values, x_observed[name])
-            _agree(name, by_row, by_feature)
+            shape = () if isinstance(values, Ragged) else values.shape
+            by_feature = feature_mask(name, kind, shape, features, x_observed[name])
+            refuse_disagreement(name, by_row, by_feature)
         if isinstance(values, Ragged):
             result[name] = _close_rows(name, kind, values, by_row)
         else:
@@ -106,8 +108,7 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
     if len(set(features)) < len(features):
         raise ValueError(f"modality {name!r} has two features of one name: {features}. Rename one")
     if kind == "vector":
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
-            array = array.astype(np.float32)
+        array = float32(array, f"modality {name!r}", features)
     return kind, array, features
 
 
@@ -171,8 +172,11 @@ def _read_rows(name: str, rows: Any, kind: Kind) -> Ragged:
             f"modality {name!r} of kind {kind!r} has entries of shape {tuple(values.shape[1:])} "
             f"and type {values.dtype}. Pass {_SHAPES[kind]}"
         )
-    values = values.to("cpu", torch.int64 if kind == "codes" else torch.float32)
-    return Ragged(values, ragged.offsets.to("cpu"))
+    values = values.to("cpu")
+    if kind == "series":
+        what = f"modality {name!r}"
+        values = torch.from_numpy(float32(values.numpy(), what, ("time", "value", "flag")))
+    return Ragged(values.long() if kind == "codes" else values, ragged.offsets.to("cpu"))
 
 
 def _common_length(lengths: dict[str, int]) -> int:
@@ -186,27 +190,6 @@ def _common_length(lengths: dict[str, int]) -> int:
     if n == 0:
         raise ValueError(f"empty cohort: {', '.join(lengths)} have no rows. Pass at least one")
     return n
-
-
-def _feature_mask(name: str, kind: Kind, values: Any, given: Any) -> np.ndarray:
-    if kind not in ("vector", "categorical"):
-        raise ValueError(
-            f"x_observed[{name!r}] is given, but {name!r} is of kind {kind!r}, which has no "
-            "features. Pass its column of observed= instead"
-        )
-    # a mask of one feature may come as a plain column
-    if values.shape[1] == 1 and np.ndim(given) == 1:
-        given = np.asarray(given)[:, None]
-    return mask(given, f"x_observed[{name!r}]", values.shape)
-
-
-def _agree(name: str, by_row: np.ndarray | None, by_feature: np.ndarray) -> None:
-    wrong = np.zeros(1) if by_row is None else by_row != by_feature.any(axis=1)
-    if wrong.any():
-        raise ValueError(
-            f"observed and x_observed disagree on {name!r} in {int(wrong.sum())} rows, first in "
-            f"row {int(wrong.argmax())}. Leave out observed=: it is x_observed.any(axis=1)"
-        )
 
 
 def _close_array(
@@ -230,7 +213,7 @@ def _close_array(
     told = by_row is not None or by_feature is not None
     _refuse_non_finite(name, flat, seen, features, told)
     if kind == "categorical":
-        _refuse_fractions(name, flat, seen, features)
+        _refuse_no_category(name, flat, seen, features)
     filled = np.where(seen, flat, flat.dtype.type(0)).reshape(values.shape)
     if kind == "categorical":
         filled = filled.astype(np.int64)
@@ -279,16 +262,14 @@ def _refuse_non_finite(
     raise ValueError(f"modality {name!r}: {place} {marked} {value}, which is no value. {advice}")
 
 
-def _refuse_fractions(
+def _refuse_no_category(
     name: str, values: np.ndarray, seen: np.ndarray, features: tuple[str, ...]
 ) -> None:
-    if values.dtype.kind != "f":
-        return
-    bad = seen & (values != np.floor(values))
+    bad = seen & ((values != np.floor(values)) | (values < 0))
     if bad.any():
         row, column = np.unravel_index(bad.argmax(), bad.shape)
         raise ValueError(
             f"modality {name!r}: row {row}, column {features[column]!r} holds "
-            f"{values[row, column]}, which is no category. Pass integer codes, or "
-            f"kinds={{{name!r}: 'vector'}}"
+            f"{values[row, column]}, which is no category. Pass integer codes from 0 and NaN where "
+            f"one is missing (-1 in pandas), or kinds={{{name!r}: 'vector'}} if these are numbers"
         )

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from dfdlib.data._validate import float32
+
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
@@ -52,11 +54,13 @@ class Ragged:
         if joined.dtype.kind not in "biuf":
             raise ValueError(
                 f"rows hold {joined.dtype}, not numbers. "
-                "Pass integer ids, for example from pandas.factorize"
+                "Pass integer ids: the place of each word in one fixed list"
             )
-        values = torch.from_numpy(
-            joined.astype(np.float32 if joined.dtype.kind == "f" else np.int64)
-        )
+        if joined.dtype.kind == "f":
+            flat = joined.reshape(len(joined), -1)
+            columns = [str(column) for column in range(flat.shape[1])]
+            joined = float32(flat, "rows", columns).reshape(joined.shape)
+        values = torch.from_numpy(joined if joined.dtype.kind == "f" else joined.astype(np.int64))
         return cls(values, torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
 
     def __len__(self) -> int:

@@ -10,14 +10,19 @@ from dfdlib.data._schema import Schema
 
 
 def summarise(
-    schema: Schema, observed: np.ndarray, levels: np.ndarray | None, y: np.ndarray | None
+    schema: Schema,
+    observed: np.ndarray,
+    by: str,
+    levels: np.ndarray | None,
+    y: np.ndarray | None,
 ) -> pd.DataFrame:
     """Describe each modality in a row, as `Cohort.summary` promises.
 
     Args:
         schema: Of the cohort.
         observed: Patients × modalities.
-        levels: The level of each row in a group, for one column per level.
+        by: The name of a group.
+        levels: The level of each row in it, for one column per level.
         y: Binary labels, NaN where missing.
     """
     table = pd.DataFrame(index=pd.Index(schema.names, name="modality"))
@@ -26,7 +31,8 @@ def summarise(
     table["observed"] = observed.mean(axis=0)
     if levels is not None:
         shares = pd.DataFrame(observed, columns=table.index).groupby(levels).mean().T
-        table = table.join(shares)
+        taken = {*table.columns, "auroc_of_observed"}
+        table = table.join(shares.rename(columns={c: f"{by}={c}" for c in shares if c in taken}))
     if y is not None:
         known = ~np.isnan(y)
         both = len(np.unique(y[known])) == 2

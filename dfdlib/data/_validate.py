@@ -1,16 +1,21 @@
-"""What a user passes beside the modalities: masks, labels, groups, tables, positions."""
+"""What a user passes beside modalities and masks: labels, groups, tables, positions."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 Task = Literal["binary", "multiclass", "multilabel"]
+
+# The same code for a word in every hospital, and no code for a missing one.
+_CODES = "place in one fixed list: pd.Categorical({}, categories=[...]).codes, NaN for -1".format
 
 
 def unknown(word: object, options: Iterable[object], what: str) -> ValueError:
@@ -36,12 +41,46 @@ def numbers(value: Any, what: str) -> np.ndarray:
         kind = pd.api.types.infer_dtype(array.ravel(), skipna=True)
         if kind in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
             return np.where(pd.isna(array), np.nan, array).astype(np.float64)
-        raise ValueError(f"{what} holds {kind}, not numbers. Pass integer codes: pd.factorize(...)")
+        raise ValueError(f"{what} holds {kind}, not numbers. {_as_numbers(what, kind)}")
     if array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{what} holds {array.dtype}, not numbers. Pass integer codes: pd.factorize(...)"
-        )
+        kind = str(array.dtype)
+        raise ValueError(f"{what} holds {kind}, not numbers. {_as_numbers(what, kind)}")
     return array
+
+
+def _as_numbers(what: str, kind: str) -> str:
+    """How to make numbers of dates, labels or text so that no row and no hospital changes them."""
+    if "date" in kind or "time" in kind:
+        return "Pass days since an event: (column - admission).dt.days"
+    if what.partition(" ")[0] == "y":
+        return (
+            f"Pass (y == 'died').astype(float).where(y.notna()); of more classes the {_CODES('y')}"
+        )
+    return (
+        "Pass pd.to_numeric(column, errors='coerce') if these are numbers kept as text; of words "
+        f"the {_CODES('column')}"
+    )
+
+
+def float32(array: np.ndarray, what: str, columns: Sequence[str]) -> np.ndarray:
+    """Narrow a table to float32, and warn where that loses how a column's values differ."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
+        narrow = array.astype(np.float32)
+        if array.dtype.itemsize <= narrow.itemsize:
+            return narrow
+        for column, values in zip(columns, array.T, strict=True):
+            values = values[np.isfinite(values)]
+            largest = np.abs(values).max(initial=0)
+            step, spread = np.spacing(np.float32(largest)), np.ptp(values) if len(values) else 0
+            if 100 * step > spread > 1e-12 * largest:  # below that it is rounding of a constant
+                warnings.warn(
+                    f"{what}, column {column!r}: values up to {largest:g} that differ by "
+                    f"{spread:g} in all are stored as float32, in steps of {step:g}. Subtract an "
+                    "origin first, for example pass days since admission",
+                    UserWarning,
+                    stacklevel=2,
+                )
+    return narrow
 
 
 def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | None, int | None]:
@@ -59,6 +98,11 @@ def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | 
     array = numbers(y, "y").astype(np.float32)
     if array.shape[:1] != (n,):
         raise ValueError(f"y has shape {array.shape}, the modalities have {n} rows. Pass one each")
+    if array.ndim == 2 and array.shape[1] == 1 and task != "multilabel":
+        raise ValueError(
+            f"y has shape {array.shape}: one column, which could be a label or a list of labels. "
+            "Pass y.squeeze(1), or task='multilabel'"
+        )
     if array.ndim != (2 if task == "multilabel" else 1) and (task or array.ndim != 2):
         raise ValueError(
             f"y has shape {array.shape}, which does not fit task={task!r}. "
@@ -74,11 +118,11 @@ def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | 
         _refuse_labels(seen, seen[~np.isin(seen, (0, 1))], "binary", "0 or 1: (y > 0)")
         return array, "binary", 2
     bad = seen[(seen < 0) | (seen != np.floor(seen)) | np.isinf(seen)]
-    _refuse_labels(seen, bad, "multiclass", "0, 1, …, K - 1: pandas.factorize(y)[0]")
+    _refuse_labels(seen, bad, "multiclass", f"0, 1, …, K - 1, each a {_CODES('y')}")
     if task is None and len(seen) != seen[-1] + 1:
         raise ValueError(
             f"labels {_shown(seen)} leave out some of 0..{seen[-1]:g}, so the task is not clear. "
-            "Pass pandas.factorize(y)[0], or task='multiclass' to keep the empty classes"
+            f"Pass task='multiclass' to keep the empty classes, or the {_CODES('y')}"
         )
     return array, "multiclass", int(seen[-1]) + 1
 
@@ -95,9 +139,13 @@ def _refuse_labels(seen: np.ndarray, bad: np.ndarray, task: str, expected: str) 
         )
 
 
-def groups(given: Mapping[str, Any] | pd.DataFrame | None, n: int) -> dict[str, np.ndarray]:
+def groups(given: Any, n: int) -> dict[str, np.ndarray]:
     """Read group labels; "patient" is the row number unless it is given."""
     result: dict[str, np.ndarray] = {}
+    if not isinstance(given, (Mapping, pd.DataFrame, NoneType)):
+        raise ValueError(
+            f"groups is a {type(given).__name__}. Pass a dict of columns: groups={{'site': site}}"
+        )
     for name, value in () if given is None else given.items():
         array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if array.shape != (n,):
@@ -133,28 +181,6 @@ def table(given: Any, what: str, n: int) -> pd.DataFrame:
     return pd.DataFrame({name: np.asarray(column) for name, column in given.items()})
 
 
-def mask(value: Any, what: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read a boolean mask of a given shape."""
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype != bool:
-        raise ValueError(f"{what} must be bool, got {array.dtype}. Pass {what}.astype(bool)")
-    if array.shape != shape:
-        raise ValueError(
-            f"{what} has shape {array.shape}, expected {shape}. Pass True where a value is there"
-        )
-    return array
-
-
-def modality_mask(observed: Any, n: int, names: tuple[str, ...]) -> np.ndarray:
-    """Read the mask of patients × modalities; the columns of a DataFrame are put in order."""
-    if isinstance(observed, pd.DataFrame):
-        for column in observed:
-            if column not in names:
-                raise unknown(column, names, "modality, but is a column of observed")
-        observed = observed[[name for name in names if name in observed]]
-    return mask(observed, "observed", (n, len(names)))
-
-
 def positions(rows: Any, n: int) -> Int64[Tensor, " k"]:
     """Read a boolean mask or positions as positions counted from 0."""
     array = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
@@ -170,6 +196,19 @@ def positions(rows: Any, n: int) -> Int64[Tensor, " k"]:
         raise ValueError(
             f"rows holds {array.dtype} of shape {array.shape}. Pass a boolean mask or positions"
         )
-    if array.min() < -n or array.max() >= n:
-        raise ValueError(f"rows holds {array.max()}, but there are {n} rows. Pass 0 to {n - 1}")
+    outside = array[(array < -n) | (array >= n)]
+    if len(outside):
+        raise ValueError(f"rows holds {outside[0]}, but there are {n} rows. Pass 0 to {n - 1}")
     return torch.from_numpy(array.astype(np.int64) % n)
+
+
+def warn_if_empty(observed: Bool[Tensor, "n m"]) -> None:
+    """Say how many rows have nothing observed."""
+    empty = int((~observed.any(dim=1)).sum())
+    if empty:
+        warnings.warn(
+            f"{empty} of {len(observed)} rows have nothing observed. They stay; to leave them out: "
+            "cohort.select(cohort.observed.any(dim=1))",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,7 +1,6 @@
 """The one data type that models, graphs and metrics read: a multimodal cohort with holes."""
 
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from dfdlib.data import _validate
+from dfdlib.data._masks import refuse_other_index
 from dfdlib.data._modalities import modalities as read_modalities
 from dfdlib.data._partition import random_parts, refuse_parts
 from dfdlib.data._schema import Batch, Schema
@@ -27,7 +27,8 @@ class Cohort:
 
     Everything is checked here, once; what comes out holds no NaN, but zeros where nothing is
     observed. Without a mask, NaN (or an empty row) means missing. A mask that is passed is taken at
-    its word: NaN under it is refused. An infinite value is never missing.
+    its word: NaN under it is refused. An infinite value is never missing. Rows belong together by
+    position; pandas objects whose indexes differ are refused.
 
     Args:
         x: One array per modality: numpy, torch, pandas, or a list of rows for ragged ones.
@@ -39,7 +40,7 @@ class Cohort:
         y: Labels; NaN where missing.
         task: `binary`, `multiclass` or `multilabel`, where the guess would be wrong.
         covariates: A DataFrame, or a dict of columns, that evaluation stratifies by.
-        groups: Columns of levels, such as site; "patient" defaults to the row number.
+        groups: A dict of levels, such as site; "patient" defaults to the row number.
         truth: What only a generator knows, one row per patient.
 
     Shapes:
@@ -69,10 +70,14 @@ class Cohort:
         y: Any = None,
         task: str | None = None,
         covariates: Any = None,
-        groups: Mapping[str, Any] | pd.DataFrame | None = None,
+        groups: Any = None,
         truth: Any = None,
     ) -> None:
         """Check everything that is passed, once."""
+        refuse_other_index(
+            x=x, observed=observed, x_observed=x_observed, y=y,
+            covariates=covariates, groups=groups, truth=truth,
+        )  # fmt: skip
         read = read_modalities(x, kinds, observed, x_observed)
         self.observed = torch.stack([m.observed for m in read.values()], dim=1)
         n = len(self.observed)
@@ -94,7 +99,7 @@ class Cohort:
         # Two parts of one cohort share row numbers as patients; two cohorts only share ids.
         self._source = uuid.uuid4().hex
         self._ids_given = groups is not None and "patient" in groups
-        _warn_if_empty(self.observed)
+        _validate.warn_if_empty(self.observed)
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -151,7 +156,7 @@ class Cohort:
             schema=self.schema.only(names),
         )
         if part.observed.any(dim=1).all():
-            _warn_if_empty(chosen.observed)
+            _validate.warn_if_empty(chosen.observed)
         return chosen
 
     def split(
@@ -175,12 +180,18 @@ class Cohort:
         levels = self.groups[self._known(by)]
         held_out = np.asarray(levels == level)
         if not held_out.any():
-            raise unknown(level, np.unique(levels), f"level of {by!r}")
+            raise unknown(level, pd.unique(levels), f"level of {by!r}")
         rest, out = self._parts(held_out.astype(np.int64), 2, by)
         return rest, out
 
     def batches(self, size: int = 512, *, seed: int | None = None) -> Iterator[Batch]:
-        """Yield all rows in batches: in order, or shuffled by a seed."""
+        """Yield all rows in batches: in order, or shuffled by a seed.
+
+        Raises:
+            ValueError: A size that is no whole number from 1 on.
+        """
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"batch size {size!r}. Pass a whole number, 1 or more: 512")
         order = torch.arange(len(self))
         if seed is not None:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -213,7 +224,8 @@ class Cohort:
         Where the group `by` exists, one column per level holds the share within that level. For a
         binary task, `auroc_of_observed` is the AUROC of "is it observed?" as a score for y: away
         from 0.5, whether somebody was examined tells the outcome before any value is read. It is
-        NaN where only one class is present. `size` counts the numbers of one entry.
+        NaN where only one class is present. `size` counts the numbers of one entry. A level that is
+        called like one of these columns is written `site=size`.
 
         Raises:
             ValueError: An unknown group.
@@ -222,7 +234,7 @@ class Cohort:
             by = None
         levels = None if by is None else self.groups[self._known(by)]
         y = None if self.y is None or self.task != "binary" else self.y.cpu().numpy()
-        return summarise(self.schema, self.observed.cpu().numpy(), levels, y)
+        return summarise(self.schema, self.observed.cpu().numpy(), by or "", levels, y)
 
     def _known(self, group: str) -> str:
         if group not in self.groups:
@@ -285,14 +297,3 @@ def check_disjoint(*cohorts: Cohort) -> None:
                 f"cohorts {i} and {j} share {len(shared)} patients, first {shared[0]}. Cut them "
                 "with cohort.split(by='patient'), or make ids unique: f'{site}-{patient}'"
             )
-
-
-def _warn_if_empty(observed: Bool[Tensor, "n m"]) -> None:
-    empty = int((~observed.any(dim=1)).sum())
-    if empty:
-        warnings.warn(
-            f"{empty} of {len(observed)} rows have nothing observed. They stay; to leave them out: "
-            "cohort.select(cohort.observed.any(dim=1))",
-            UserWarning,
-            stacklevel=3,
-        )

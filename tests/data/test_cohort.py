@@ -395,3 +395,44 @@ def test_rows_of_a_batch_are_those_of_the_cohort():
     assert torch.equal(batch.x["drugs"].values, torch.tensor([5, 2, 3]))
     assert torch.equal(batch.observed, expected.observed)
     assert torch.equal(batch.y, torch.tensor([0.0, 1.0]))
+
+
+def test_a_feature_mask_is_put_in_the_order_of_the_features():
+    labs = pd.DataFrame({"na": [140.0, np.nan], "k": [4.0, 4.1]})
+    cohort = Cohort(x={"labs": labs}, x_observed={"labs": labs.notna()[["k", "na"]]})
+    assert cohort.x_observed["labs"].tolist() == [[True, True], [False, True]]
+
+
+def test_pandas_objects_of_one_index_belong_together():
+    labs = pd.DataFrame({"na": [140.0, 133.0]}, index=["p", "q"])
+    y = pd.Series([1, 0], index=["p", "q"])
+    cohort = Cohort(x={"labs": labs, "ecg": np.ones((2, 1))}, y=y, groups={"site": y.astype(str)})
+    assert cohort.y.tolist() == [1, 0]
+    shuffled = y.loc[["q", "p"]]
+    assert Cohort(x={"labs": labs}, y=shuffled.loc[labs.index]).y.tolist() == [1, 0]
+    assert Cohort(x={"labs": labs}, y=shuffled.to_numpy()).y.tolist() == [0, 1]
+
+
+def test_one_label_in_a_column_is_multilabel_where_that_is_said():
+    cohort = Cohort(x={"labs": np.ones(2)}, y=[[0], [1]], task="multilabel")
+    assert (cohort.task, cohort.schema.n_outputs) == ("multilabel", 1)
+
+
+def test_the_advice_for_words_gives_every_hospital_the_same_codes():
+    words = ["normal", "fixed"]
+    for column, codes in ((["fixed", None], [1, 0]), (["normal", "fixed"], [0, 1])):
+        place = pd.Categorical(column, categories=words).codes.astype(float)
+        thallium = np.where(place < 0, np.nan, place)
+        cohort = Cohort(x={"t": thallium, "age": np.ones(2)}, kinds={"t": "categorical"})
+        assert cohort.x["t"][:, 0].tolist() == codes
+        assert cohort.x_observed["t"][:, 0].tolist() == [word is not None for word in column]
+
+
+def test_summary_keeps_levels_that_are_called_like_its_columns():
+    levels = ["size", "observed", "kind", "auroc_of_observed"]
+    labs = np.array([1.0, np.nan, 2.0, 3.0])
+    cohort = Cohort(x={"labs": labs, "age": np.ones(4)}, y=[0, 1, 0, 1], groups={"site": levels})
+    table = cohort.summary()
+    assert table.loc["labs", [f"site={level}" for level in levels]].tolist() == [1, 0, 1, 1]
+    assert table.loc["labs", "auroc_of_observed"] == 0.25
+    assert table.loc["labs", "observed"] == 0.75

@@ -1,5 +1,7 @@
 """Each refusal of a Cohort: what was wrong, what was got, and what to type next."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from dfdlib.data import Cohort, Ragged, check_disjoint, load
 NAN, INF = np.nan, np.inf
 A = np.arange(6.0).reshape(3, 2)
 HOLE = np.array([[1.0, NAN], [2.0, 3.0], [4.0, 5.0]])
+LABS = pd.DataFrame({"na": [140.0, NAN, 133.0], "k": [4.0, 4.1, 4.2]}, index=["a", "b", "c"])
 IMAGES = np.zeros((3, 1, 2, 2))
 
 
@@ -67,13 +70,17 @@ REFUSED = {
     ),
     "text": (
         {"x": {"ward": np.array(["a", "b"], dtype=object)}},
-        "modality 'ward' holds string, not numbers. Pass integer codes",
+        r"'ward' holds string, not numbers\. Pass pd\.to_numeric\(column, errors='coerce'\).*"
+        r"pd\.Categorical\(column, categories=\[\.\.\.\]\)\.codes, NaN for -1",
     ),
     "text column": (
         {"x": {"labs": pd.DataFrame({"sodium": [1.0], "unit": ["mmol"]})}},
         r"modality 'labs' \(unit\) holds str.*, not numbers",
     ),
-    "dates": ({"x": {"t": np.array(["2020-01-01"], dtype="M8[D]")}}, "holds datetime64.*numbers"),
+    "dates": (
+        {"x": {"t": np.array(["2020-01-01"], dtype="M8[D]")}},
+        "datetime64.*days since",
+    ),
     "feature twice": (
         {"x": {"labs": pd.DataFrame(A, columns=["k", "k"])}},
         r"two features of one name: \('k', 'k'\)\. Rename one",
@@ -139,7 +146,7 @@ REFUSED = {
         {"y": [0, 1, 2], "task": "binary"},
         r"labels outside the range of a binary task: 2 \(labels: 0, 1, 2\)\. Pass 0 or 1",
     ),
-    "negative class": ({"y": [-1, 0, 1]}, "outside the range of a multiclass task: -1 .*factorize"),
+    "negative class": ({"y": [-1, 0, 1]}, "range of a multiclass task: -1 .*pd.Categorical"),
     "half a class": ({"y": [0, 0.5, 1]}, "outside the range of a multiclass task: 0.5"),
     "infinite label": ({"y": [0, INF, 2], "task": "multiclass"}, "multiclass task: inf"),
     "multilabel out of range": (
@@ -151,11 +158,56 @@ REFUSED = {
         r"labels 1, 2 leave out some of 0\.\.2.*task='multiclass' to keep the empty classes",
     ),
     "no label": ({"y": [NAN] * 3}, "no label is present. Pass y=None, or task='binary'"),
-    "labels as text": ({"y": np.array(["ill", "well", "ill"])}, "y holds <U4, not numbers"),
+    "labels as text": (
+        {"y": np.array(["ill", "well", "ill"])},
+        r"y holds <U4, not numbers\. Pass \(y == 'died'\)\.astype\(float\)\.where\(y\.notna",
+    ),
+    "labels in one column": (
+        {"y": pd.DataFrame({"died": [0, 1, 1]})},
+        r"y has shape \(3, 1\): one column.*Pass y\.squeeze\(1\), or task='multilabel'",
+    ),
+    "code of a missing word": (
+        {"x": {"ward": pd.Series(["a", None, "b"]).astype("category").cat.codes}},
+        "'ward': row 1, column 'ward_0' holds -1, which is no category.*from 0 and NaN",
+    ),
+    "labels of other rows": (
+        {"x": {"labs": LABS}, "y": pd.Series([0, 1, 1], index=["b", "a", "c"])},
+        r"y and x\['labs'\] have different indexes \(row 0: 'b' and 'a'\).*"
+        r"Pass y\.loc\[x\['labs'\]\.index\], or \.to_numpy\(\)",
+    ),
+    "modalities of other rows": (
+        {"x": {"labs": LABS, "ecg": LABS.iloc[::-1]}},
+        r"x\['ecg'\] and x\['labs'\] have different indexes",
+    ),
+    "group of other rows": (
+        {"x": {"labs": LABS}, "groups": {"site": pd.Series(["v", "w", "w"])}},
+        r"groups\['site'\] and x\['labs'\] have different indexes",
+    ),
+    "covariates of other rows": (
+        {"x": {"labs": LABS}, "covariates": pd.DataFrame({"age": [40, 50, 60]})},
+        r"covariates and x\['labs'\] have different indexes",
+    ),
+    "feature mask of other rows": (
+        {"x": {"labs": LABS}, "x_observed": {"labs": LABS.iloc[::-1].notna()}},
+        r"x_observed\['labs'\] and x\['labs'\] have different indexes",
+    ),
+    "feature mask of other columns": (
+        {"x": {"labs": LABS}, "x_observed": {"labs": LABS.notna().rename(columns={"k": "kk"})}},
+        r"x_observed\['labs'\] has the columns na, kk, the features are na, k\. Pass one column",
+    ),
+    "mask by modality": (
+        {"observed": {"labs": np.ones(3, bool)}},
+        r"observed is a dict\. Pass rows × modalities, such as pd\.DataFrame\(observed\)",
+    ),
+    "groups as a column": (
+        {"groups": pd.Series(["a", "b", "b"])},
+        r"groups is a Series\. Pass a dict of columns: groups=\{'site': site\}",
+    ),
+    "groups as an array": ({"groups": np.zeros(3)}, "groups is a ndarray. Pass a dict"),
     "labels of wrong length": ({"y": [0, 1]}, r"y has shape \(2,\), the modalities have 3 rows"),
     "labels of wrong shape": (
         {"y": [[0], [1], [1]], "task": "binary"},
-        r"y has shape \(3, 1\), which does not fit task='binary'\. Pass \(n,\)",
+        r"y has shape \(3, 1\): one column.*Pass y\.squeeze\(1\)",
     ),
     "unknown task": ({"y": [0, 1, 1], "task": "binry"}, "'binry' is not a task .*mean 'binary'"),
     "task without labels": ({"task": "binary"}, "task='binary' is given without labels"),
@@ -205,6 +257,8 @@ VISITS = {"patient": ["p", "p", "q"], "site": ["a", "b", "b"]}
         (lambda c: c.select([True] * 2), r"mask of shape \(2,\)\. Pass one of \(3,\)"),
         (lambda c: c.select([0, 3]), "rows holds 3, but there are 3 rows. Pass 0 to 2"),
         (lambda c: c.select([-4]), "rows holds -4, but there are 3 rows"),
+        (lambda c: c.select([-300, 2]), "rows holds -300, but there are 3 rows"),
+        (lambda c: next(c.batches(0)), "batch size 0. Pass a whole number, 1 or more"),
         (lambda c: c.select([0.5]), "rows holds float64.*Pass a boolean mask or positions"),
         (lambda c: c.split((0.5, 0.4)), r"fractions \(0.5, 0.4\) sum to 0.9, expected positive"),
         (lambda c: c.split((1.5, -0.5)), "expected positive ones that sum to 1"),
@@ -261,3 +315,43 @@ def test_choosing_modalities_says_which_rows_it_empties():
 def test_an_unknown_data_set_is_refused(name, hint):
     with pytest.raises(ValueError, match=rf"'{name}' is not a data set \(.*heart.*\)\. {hint}"):
         load(name)
+
+
+def test_settings_that_a_data_set_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"'heart' takes no settings, got 'site'\. Call load\('h"):
+        load("heart", site="va")
+    with pytest.raises(ValueError, match=r"'sed' is not a setting of synthetic cohorts.*'seed'"):
+        load("synthetic", sed=1)
+
+
+def test_a_level_of_mixed_types_is_refused_by_name():
+    mixed = cohort(groups={"site": np.array([1, "a", "a"], dtype=object)})
+    with pytest.raises(ValueError, match=r"'b' is not a level of 'site' \(1, a\)"):
+        mixed.leave_out("site", "b")
+
+
+STAMPS = np.array([1.7e9, 1.7e9 + 60])
+
+
+@pytest.mark.parametrize(
+    ("x", "where"),
+    [
+        ({"t": STAMPS}, "modality 't', column 't_0'"),
+        ({"t": pd.DataFrame({"id": STAMPS.astype(int)})}, "modality 't', column 'id'"),
+        ({"t": [np.c_[STAMPS, STAMPS * 0, STAMPS * 0]] * 2}, "rows, column '0'"),
+        ({"t": [np.c_[STAMPS, STAMPS, STAMPS].astype(int)] * 2}, "modality 't', column 'time'"),
+    ],
+)
+def test_values_that_float32_makes_equal_are_said(x, where):
+    with pytest.warns(UserWarning, match=f"{where}: values up to .* that differ by 60.*origin"):
+        Cohort(x=x)
+
+
+@pytest.mark.parametrize(
+    "column", [np.full(50, 0.1), 0.1 + np.arange(50) * 1e-17, 2000 + np.arange(50) / 12, [NAN, 1e9]]
+)
+def test_values_that_float32_keeps_apart_are_not(column):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*float32.*")
+        warnings.filterwarnings("ignore", ".*nothing observed.*")
+        Cohort(x={"t": np.asarray(column)})
