@@ -59,7 +59,8 @@ def compare(
         verdict, n (rows per seed) and note.
 
     Raises:
-        ValueError: Different patients, levels or tasks, lists of different length, unknown metric.
+        ValueError: Different patients, levels, tasks or bins, lists of different length, unknown
+            metric.
 
     >>> from dfdlib.data import Cohort
     >>> from dfdlib.evaluation import evaluate
@@ -78,6 +79,12 @@ def compare(
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}. Pass a number between 0 and 1, such as 0.05")
     pairs = _paired(a, b)
+    bins = sorted({report.n_bins for pair in pairs for report in pair})
+    if "ece" in names and len(bins) > 1:
+        raise ValueError(
+            f"reports have n_bins {bins[0]} and {bins[-1]}, which alone changes ece. Evaluate both "
+            "with the same n_bins="
+        )
     keys = list(dict.fromkeys(key for first, _ in pairs for key in first.strata))
     difference, reasons = _differences(pairs, keys, names)
     scored = np.isfinite(difference).any(axis=1)

@@ -66,8 +66,9 @@ class Report:
     def table(self, metric: str | None = None, *, digits: int = 2) -> pd.DataFrame:
         """Values with intervals as text, one row per level, one column per metric.
 
-        `attrs["caption"]` says what the intervals are and which rule selected the model. "–" stands
-        where there is no number; the last column, present where it is needed, says why.
+        The rule that selected the model stands above the columns; `attrs["caption"]` also says what
+        the intervals are. "–" stands where there is no number; the last column, present where it is
+        needed, says why.
 
         Args:
             metric: One metric instead of all.
@@ -84,7 +85,9 @@ class Report:
         keys = ["group", "level"]
         table = rows.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
         order = pd.MultiIndex.from_tuples(self.strata, names=keys)
-        table = table.loc[order, metrics].rename_axis(columns=None)
+        table = table.loc[order, metrics].rename_axis(
+            columns=f"selection: {self.selection}" if self.selection else None
+        )
         if (rows["note"] != "").any():
             notes = rows.groupby(keys)["note"].agg(lambda n: "; ".join(n[n != ""].unique()))
             table["note"] = notes.loc[order]
@@ -207,7 +210,7 @@ def _levels(
     if bands is not None or (numeric and name not in cohort.groups):
         values = _cut(values, name, bands)
     elif not isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(pd.CategoricalDtype(sorted(values.dropna().unique())))
+        values = values.astype("category")  # sorted, words after numbers where there are both
     levels = [str(level) for level in values.cat.categories]
     label = values.astype(object).map(str).where(values.notna(), "unknown").to_numpy()
     return label, [level for level in [*levels, "unknown"] if (label == level).any()]

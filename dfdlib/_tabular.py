@@ -25,7 +25,8 @@ def tabular(
     """Make a baseline: a scikit-learn classifier on a cohort's vectors and categoricals.
 
     What is missing is filled in with the training part's median (categoricals: its most frequent
-    value); numbers are standardised, categoricals one-hot. Rows without a label are left out.
+    value); numbers are standardised, categoricals one-hot. Rows without a label are left out. A
+    class that the training part lacks gets probability 0.
 
     Args:
         estimator: The name of a baseline with its default settings, or a classifier.
@@ -36,7 +37,8 @@ def tabular(
         `fit_predict(train, test)`, which gives (n_test, n_classes) probabilities.
 
     Raises:
-        ValueError: An unknown name; a cohort without vectors and categoricals, or without labels.
+        ValueError: An unknown name; a cohort without vectors and categoricals, without labels, or
+            with several labels.
 
     >>> cohort = Cohort(x={"age": np.arange(20.0)}, y=[0] * 10 + [1] * 10)
     >>> train, test = cohort.split((0.5, 0.5))
@@ -48,6 +50,11 @@ def tabular(
     def fit_predict(train: Cohort, test: Cohort) -> Float[np.ndarray, "n k"]:
         if train.y is None:
             raise ValueError("the training part has no labels. Pass y= when you make the Cohort")
+        if train.task == "multilabel":
+            raise ValueError(
+                f"tabular takes one label per patient, {train} has {train.schema.n_classes}. Make "
+                "a Cohort per label: y=y[:, 0]"
+            )
         if not train.x_observed:
             raise ValueError(f"{train} holds no vector and no categorical, so there is no table")
         y = train.y.cpu().numpy()
@@ -57,7 +64,10 @@ def tabular(
             # a category that training never saw becomes a row of zeros, as it should
             warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
             model.fit(train.to_frame()[known], y[known])
-            return model.predict_proba(test.to_frame())
+            known_classes = model.predict_proba(test.to_frame())
+        p = np.zeros((len(test), train.schema.n_classes or 0))
+        p[:, model.classes_.astype(int)] = known_classes
+        return p
 
     return fit_predict
 

@@ -233,6 +233,13 @@ def test_no_replicates_no_intervals(cohort):
     assert frame[["low", "high"]].isna().all(axis=None)
 
 
+def test_levels_of_mixed_types_are_strata():
+    cohort = make(site=np.array([1, "a", 2] * 40, dtype=object), patient=np.arange(120))
+    report = evaluate(sigmoid(cohort), cohort, by="site", n_boot=0)
+    assert [level for _, level in report.strata] == ["all", "1", "2", "a"]
+    assert report.frame["n"].unique().tolist() == [120, 40]
+
+
 def test_small_and_one_class_levels_are_said_not_scored():
     site = np.repeat(["big", "ill", "small", "lone"], [60, 20, 9, 1])
     y = np.r_[np.arange(60) % 2, np.ones(20, int), np.arange(9) % 2, 1]
@@ -456,8 +463,20 @@ def test_table(cohort):
         "With 95 % bootstrap intervals by patient (50 replicates). Model selection: last epoch."
     )
     assert report.table("auroc", digits=3).columns.tolist() == ["auroc"]
+    assert table.to_string().startswith("selection: last epoch")
+    assert evaluate(sigmoid(cohort), cohort, n_boot=0).table().columns.name is None
     with pytest.raises(ValueError, match=r"'aurok' is not a metric .*mean 'auroc'"):
         report.table("aurok")
+
+
+def test_the_rule_is_read_from_the_model_and_printed(cohort):
+    model = Logit()
+    assert evaluate(model, cohort, n_boot=0).selection == ""
+    model.selection = "last epoch"  # as `fit` leaves it
+    report = evaluate(model, cohort, n_boot=0)
+    assert "selection: last epoch" in str(report.table("auroc"))
+    assert "selection: last epoch" in report.table("auroc").to_html()
+    assert evaluate(model, cohort, n_boot=0, selection="by hand").selection == "by hand"
 
 
 def test_table_says_why_there_is_no_number():
@@ -690,6 +709,10 @@ def test_compare_refuses_what_is_not_paired(cohort):
         compare(a, [a, a])
     with pytest.raises(ValueError, match="a has 0 reports"):
         compare([], [])
+    coarse = evaluate(sigmoid(cohort), cohort, n_boot=0, n_bins=5)
+    with pytest.raises(ValueError, match=r"n_bins 5 and 10, which alone changes ece.*same n_bins="):
+        compare(a, coarse, metrics=("auroc", "ece"))
+    assert compare(a, coarse, n_boot=50)["difference"].tolist() == [0]
     with pytest.raises(ValueError, match=r"different levels. Evaluate both with the same by="):
         compare(a, evaluate(sigmoid(cohort), cohort, by="site", n_boot=0))
     three = make(y=np.arange(120) % 3)

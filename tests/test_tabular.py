@@ -8,7 +8,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from dfdlib import _tabular
 from dfdlib.data import Cohort
-from dfdlib.evaluation import tabular
+from dfdlib.evaluation import out_of_group, tabular
 
 
 def cohort(n=200, seed=0):
@@ -84,3 +84,26 @@ def test_refusals():
     images = Cohort(x={"xray": torch.zeros(2, 1, 4, 4)}, y=[0, 1])
     with pytest.raises(ValueError, match="no vector and no categorical"):
         tabular("logistic regression")(images, train)
+    labels = Cohort(x={"labs": np.ones((2, 1))}, y=[[0, 1], [1, 0]])
+    with pytest.raises(
+        ValueError, match=r"one label per patient, .* has 2\. Make a Cohort per lab"
+    ):
+        tabular("logistic regression")(labels, train)
+
+
+def test_a_class_that_training_never_saw_has_probability_0():
+    rng = np.random.default_rng(0)
+    three = Cohort(
+        x={"labs": rng.normal(size=(60, 2))},
+        y=np.r_[np.arange(50) % 2 * 2, [1] * 10],
+        groups={"site": np.repeat(["a", "c", "b"], [25, 25, 10])},
+    )
+    rest, held_out = three.leave_out("site", "b")
+    p = tabular("logistic regression")(rest, held_out)
+    plain = LogisticRegression(max_iter=1000).fit(
+        StandardScaler().fit_transform(rest.to_frame()), rest.y
+    )
+    scaled = StandardScaler().fit(rest.to_frame()).transform(held_out.to_frame())
+    np.testing.assert_allclose(p[:, [0, 2]], plain.predict_proba(scaled), atol=1e-6)
+    assert (p[:, 1] == 0).all()
+    assert out_of_group(three, "site", tabular("logistic regression")).shape == (60, 3)

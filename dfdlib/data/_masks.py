@@ -31,8 +31,9 @@ def refuse_other_index(**given: Any) -> None:
                 row = int(np.argmax([a != b for a, b in zip(part.index, index, strict=True)]))
                 raise ValueError(
                     f"{name} and {first} have different indexes (row {row}: "
-                    f"{part.index[row]!r} and {index[row]!r}), so their rows may be of different patients. Pass "
-                    f"{name}.loc[{first}.index], or .to_numpy() where the order is the same"
+                    f"{part.index[row]!r} and {index[row]!r}), so their rows may be of different "
+                    f"patients. Pass {name}.loc[{first}.index], or .to_numpy() where the order is "
+                    "the same"
                 )
 
 
