@@ -125,6 +125,8 @@ def find_chapter(name: str, *, folder: Path | None = None) -> Path:
         return path.resolve()
     folder = folder or book_root() / "chapters"
     chapters = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    if path.suffix == ".ipynb":
+        raise ValueError(f"'{name}' is no chapter: no such file{_hint(path.stem, chapters)}")
     for stem, found in chapters.items():
         number, _, words = stem.partition("-")
         if path.stem in (stem, words) or (name.isdigit() and number == name.zfill(len(number))):
@@ -181,9 +183,11 @@ class _Pairs(TyperCommand):
         for word in rest:
             if word in ("-p", "--parameter"):
                 name, value = next(rest, None), next(rest, None)
-                if name is None or value is None:
-                    ctx.fail("-p takes a name and a value: -p seed 3")
+                if name is None or value in (None, "-p", "--parameter") or "=" in name:
+                    ctx.fail(f"-p takes a name and a value, got {name!r}: -p seed 3")
                 word = f"-p{name}={value}"
+            elif word.startswith("-p") and "=" not in word:
+                ctx.fail(f"-p takes a name and a value, got {word!r}: -p seed 3")
             joined.append(word)
         return super().parse_args(ctx, joined)
 
@@ -206,7 +210,8 @@ def run(
         typer.Option("-p", "--parameter", metavar="NAME VALUE", help="set one; may be repeated"),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("-f", "--file", exists=True, help="YAML file of parameters")
+        Path | None,
+        typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML file of parameters"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="notebook to write; default: runs/ of the book")
@@ -221,7 +226,7 @@ def run(
         _list_parameters(path)
         return
     texts = dict(pair.split("=", 1) for pair in parameter or ())
-    stored = yaml.safe_load(file.read_text(encoding="utf8")) if file else {}
+    stored = _or_fail(_read_file, file) if file else {}
     values = _or_fail(check_parameters, path, texts, stored)
     out = (out or book_root(path.parent) / "runs").resolve()
     out = out if out.suffix == ".ipynb" else out / path.name
@@ -229,6 +234,19 @@ def run(
         raise typer.BadParameter(f"{out} is the chapter itself. Name another file after --out.")
     _execute_or_exit(path, out, values)
     typer.echo(str(out))
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """Read parameters from a YAML file; an empty one holds none."""
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}. Write lines such as seed: 3") from None
+    if not isinstance(stored, dict | None):
+        raise ValueError(
+            f"{file} holds {type(stored).__name__}, no names and values. Write lines such as seed: 3"
+        )
+    return {str(name): value for name, value in (stored or {}).items()}
 
 
 def _execute_or_exit(path: Path, out: Path, values: Mapping[str, Any]) -> None:

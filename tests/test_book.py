@@ -220,6 +220,7 @@ def test_outside_a_book_the_library_finds_its_own(tmp_path, monkeypatch):
         ("dfdlib/new/b.py", True),
         ("dfdlib/data/heart.csv", True),
         ("results/one/b.json", True),
+        ("claims.yaml", True),
         ("requirements.lock", True),
         ("chapters/page.md", False),
         ("_config.yml", False),
@@ -256,6 +257,17 @@ def test_config_is_derived_on_the_command_line(small_book, execute, mode):
         "cache": str(small_book / "_build" / f"cache-{book.cache_key(small_book)}"),
     }
     assert (config["title"], config["logo"]) == ("A book", "_static/logo.svg")
+
+
+def test_caches_of_older_states_are_removed(small_book):
+    build = small_book / "_build"
+    now, old = build / f"cache-{book.cache_key(small_book)}", build / "cache-0123456789abcdef"
+    for folder in (now, old, build / "html"):
+        folder.mkdir(parents=True)
+    book.write_config(build / "_config.yml", execute="off", root=small_book)
+    assert old.is_dir()
+    book.write_config(build / "_config.yml", root=small_book)
+    assert sorted(path.name for path in build.iterdir()) == ["_config.yml", now.name, "html"]
 
 
 # ------------------------------------------------------------------ generated pages

@@ -153,10 +153,53 @@ def test_an_unknown_type_comment_is_refused():
         parameter.check(0)
 
 
-def test_a_pair_needs_a_name_and_a_value(book):
-    result = dfdlib("run", "3", "-p", "seed")
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        (["-p", "seed"], "'seed'"),
+        (["-p"], "None"),
+        (["-pseed"], "'-pseed'"),
+        (["-p", "seed=3", "-p", "backbone", "transformer"], "'seed=3'"),
+        (["-p", "seed", "-p", "rate", "1"], "'seed'"),
+    ],
+)
+def test_a_pair_needs_a_name_and_a_value(book, words, got):
+    result = dfdlib("run", "3", *words)
     assert result.exit_code == 2
-    assert "-p takes a name and a value: -p seed 3" in result.stderr
+    assert f"-p takes a name and a value, got {got}: -p seed 3" in result.stderr
+    assert not (book / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- seed", "settings.yaml holds list, no names and values. Write lines such as seed: 3"),
+        ("3", "settings.yaml holds int, no names and values. Write lines such as seed: 3"),
+        ("seed: [1", "settings.yaml is no YAML: while parsing"),
+        ("1: 2", "has no parameter '1'. There is: seed"),
+    ],
+)
+def test_a_file_that_holds_no_parameters_is_refused(book, text, said):
+    (book / "settings.yaml").write_text(text)
+    result = dfdlib("run", "3", "-f", "settings.yaml")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (book / "runs").exists()
+
+
+def test_a_folder_of_parameters_is_refused_and_an_empty_file_is_none(book):
+    result = dfdlib("run", "3", "-f", book)
+    assert result.exit_code == 2
+    assert "is a directory" in result.stderr
+    (book / "settings.yaml").write_text("")
+    assert dfdlib("run", "3", "--help-parameters", "-f", "settings.yaml").exit_code == 0
+    assert cli._read_file(book / "settings.yaml") == {}
+
+
+def test_a_missing_path_is_not_taken_for_a_chapter_of_that_name(book):
+    result = dfdlib("run", "/nowhere/03-next-hospital.ipynb", "--help-parameters")
+    assert result.exit_code == 2
+    assert "is no chapter: no such file. Did you mean '03-next-hospital'?" in result.stderr
 
 
 def test_a_run_does_not_overwrite_its_chapter(book):

@@ -247,6 +247,22 @@ def test_make_refuses_an_old_python_and_says_what_to_type(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
+@needs_make
+def test_make_book_works_in_a_folder_with_a_space(tmp_path):
+    folder = tmp_path / "my book"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.installed"):
+        (folder / name).touch()
+    (folder / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("python", "jupyter-book", "pytest"):
+        program = folder / ".venv" / "bin" / name
+        program.write_text('#!/bin/sh\necho "$(basename "$0") of [$DFDLIB_HTML]"\n')
+        program.chmod(0o755)
+    done = run("make", "-C", str(folder), "book")
+    assert done.returncode == 0, done.stderr
+    assert f"pytest of [{folder}/_build/html]" in done.stdout
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", ".pre-commit-config.yaml"])
 def test_documents_name_targets_that_exist(document):
     text = (ROOT / document).read_text()

@@ -1,6 +1,7 @@
 """The configuration that Jupyter Book reads, with an execution cache that knows the library."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +10,17 @@ import yaml
 from dfdlib.book._files import book_root
 
 # What a chapter's outputs depend on besides its own code, which jupyter-cache looks at alone.
-_KEYED = ("dfdlib/**/*.py", "dfdlib/data/*.csv", "results/**/*.json", "requirements.lock")
+_KEYED = (
+    "dfdlib/**/*.py",
+    "dfdlib/data/*.csv",
+    "results/**/*.json",
+    "claims.yaml",
+    "requirements.lock",
+)
 
 
 def cache_key(root: Path | None = None) -> str:
-    """Hash the library, its data, the stored results and the lock: all that chapters compute with.
+    """Hash library, data, stored results, claims and lock: all that chapters compute with.
 
     jupyter-cache compares a chapter's code alone, and would go on showing numbers of an older
     library. So each state of the library gets a cache folder of its own.
@@ -33,16 +40,21 @@ def write_config(
 
     Args:
         path: file to write.
-        execute: "auto" executes a chapter when its code or anything in `cache_key` has changed;
-            "off" builds from the outputs that are stored in the chapters.
+        execute: "auto" executes a chapter when its code or anything in `cache_key` has changed, and
+            removes the caches of older states; "off" builds from the outputs that are stored in
+            the chapters.
         root: folder of the book; None finds it.
     """
     root = root or book_root()
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
+    cache = root / "_build" / f"cache-{cache_key(root)}"
     config["execute"] |= {
         "execute_notebooks": "cache" if execute == "auto" else "off",
-        "cache": str(root / "_build" / f"cache-{cache_key(root)}"),
+        "cache": str(cache),
     }
+    if execute == "auto":
+        for old in set(cache.parent.glob("cache-*")) - {cache}:
+            shutil.rmtree(old)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf8")
