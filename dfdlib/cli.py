@@ -244,7 +244,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is no YAML: {error}. Write lines such as seed: 3") from None
     if not isinstance(stored, dict | None):
         raise ValueError(
-            f"{file} holds {type(stored).__name__}, no names and values. Write lines such as seed: 3"
+            f"{file} holds {type(stored).__name__}, no names and values. Write lines such as "
+            "seed: 3"
         )
     return {str(name): value for name, value in (stored or {}).items()}
 
