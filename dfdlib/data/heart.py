@@ -17,13 +17,15 @@ def load() -> Cohort:
     grades disease from 1 to 4 everywhere but in Hungary, where 1 stands for all grades.
 
     Modalities:
-        history (vector): age (years), male, and the four kinds of chest pain, one indicator each.
-        exam (vector): resting blood pressure (mmHg), cholesterol (mg/dl), high fasting sugar (above
-            120 mg/dl), and two indicators of the resting ECG; neither is set where it was normal.
-        exercise (vector): max heart rate (beats per minute), exercise angina, ST depression (mm
-            against rest; below 0 is an elevation), ST slope (1 up, 2 flat, 3 down).
-        fluoroscopy (vector): vessels, how many major ones were coloured (0 to 3).
-        thallium (categorical): defect, a position in `THALLIUM` (0 normal, 1 fixed, 2 reversible).
+        - history (vector): age (years), male, and the four kinds of chest pain, one indicator each.
+        - exam (vector): resting blood pressure (mmHg), cholesterol (mg/dl), high fasting sugar
+          (above 120 mg/dl), and two indicators of the resting ECG; neither is set where it was
+          normal.
+        - exercise (vector): max heart rate (beats per minute), exercise angina, ST depression (mm
+          against rest; below 0 is an elevation), ST slope (1 up, 2 flat, 3 down).
+        - fluoroscopy (vector): vessels, how many major ones were coloured (0 to 3).
+        - thallium (categorical): defect, a position in `THALLIUM` (0 normal, 1 fixed, 2
+          reversible).
 
     Groups are site and patient; covariates are age (years) and sex (female, male).
 
