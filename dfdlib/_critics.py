@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -68,7 +69,7 @@ def perceptron(d_in: int, hidden: int, d_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(d_in, hidden), nn.ReLU(), nn.Linear(hidden, d_out))
 
 
-class Estimator(nn.Module):
+class Estimator(nn.Module, ABC):
     """What the estimators share: noise, the two terms, extra steps, and what they refuse.
 
     A subclass adopts a network, and has `_terms(net, a, b, group) -> (loss of the network,
@@ -152,10 +153,11 @@ class Estimator(nn.Module):
 
         return Terms(learn, self._terms(frozen, h_c, h_b, group)[1])
 
+    @abstractmethod
     def _terms(
         self, net: Callable[..., Tensor], a: Tensor, b: Tensor, group: Bool[Tensor, "n k"]
     ) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Loss of the network, and the estimate."""
 
     def _refit(self, a: Tensor, b: Tensor, group: Tensor) -> None:
         """One step of Adam on the network alone; its state is in the buffers, so in checkpoints."""

@@ -1,5 +1,6 @@
 """Routes that keep a logit free of the mask: invariant, substitute."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from dfdlib.models._route import Parts, Route
 from dfdlib.models.backbone import batch_sum
 
 
-class Additive(Route):
+class Additive(Route, ABC):
     r"""A logit c(h) that carries no trace of the mask, and a term g for the strata.
 
     Training fits :math:`c(h) + \sum_g q_g(r)\, g_g`, where q is each patient's membership in the
@@ -27,9 +28,10 @@ class Additive(Route):
     """
 
     options: tuple[str, ...] = ("weight", "momentum", "subtract")
-    resizable = ("effect", "trace", "moving_sum", "moving_count")
+    resizable = ("effect", "start", "trace", "moving_sum", "moving_count")
     #: directions of the strata with less than this share of the largest moment are left alone
     smallest = 1e-12
+    start: Tensor
     trace: Tensor
     moving_sum: Tensor
     moving_count: Tensor
@@ -44,6 +46,7 @@ class Additive(Route):
         """Make the parameters; those of the strata get their size in `prepare`."""
         super().build(d=d, n_outputs=n_outputs)
         self.effect = nn.Parameter(torch.zeros(0, n_outputs))  # g
+        self.register_buffer("start", torch.zeros(0, n_outputs))
 
     def prepare(self, train: Cohort) -> None:
         """Find the strata, forget what earlier training left."""
@@ -52,13 +55,14 @@ class Additive(Route):
         n, k = len(self.share()), self.effect.shape[1]
         for name, size in (("effect", k), ("trace", k), ("moving_sum", k), ("moving_count", 1)):
             self.resize(name, n, size)
-        self._start(train)
+        self.start = self._log_odds(train)
+        self.reset_parameters()
 
     @torch.no_grad()
-    def _start(self, train: Cohort) -> None:
-        """Let g begin at the log-odds of y in each stratum, so that c need not learn them first."""
+    def _log_odds(self, train: Cohort) -> Float[Tensor, "g k"]:
+        """Log-odds of y in each stratum; zero without labels."""
         if train.y is None:
-            return
+            return torch.zeros_like(self.effect)
         q, y = self.membership(train.observed), train.y.reshape(len(train), -1)
         known = (~y.isnan()).to(q.dtype)
         k = self.effect.shape[1]
@@ -66,23 +70,24 @@ class Additive(Route):
         y = y.nan_to_num()
         positive = nn.functional.one_hot(y[:, 0].long(), k) if multiclass else y
         rate = (q.T @ (positive * known) + 0.5) / (q.T @ known.expand(-1, k) + 1)
-        self.effect.copy_(rate.log() if multiclass else rate.logit())
+        return rate.log() if multiclass else rate.logit()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The strata start alike."""
-        nn.init.zeros_(self.effect)
+        """Let g begin at the log-odds of its stratum, so that c need not learn them first."""
+        self.effect.copy_(self.start)
 
+    @abstractmethod
     def find_strata(self, train: Cohort) -> None:
         """Fit what `membership` and `share` read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def membership(self, observed: Bool[Tensor, "n m"]) -> Float[Tensor, "n g"]:
         """How much of each stratum a patient is; rows sum to 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def share(self) -> Float[Tensor, " g"]:
         """P(stratum)."""
-        raise NotImplementedError
 
     def naive(self, h: Tensor, observed: Tensor) -> Tensor:
         """Logits with the patient's own strata."""

@@ -214,6 +214,20 @@ def test_the_pattern_term_begins_at_the_log_odds_of_each_pattern():
 # ---------------------------------------------------------------- substitute
 
 
+@pytest.mark.parametrize("route", ["invariant", "substitute"])
+def test_fit_leaves_the_pattern_term_where_prepare_puts_it(route):
+    """`fit` draws the weights after `prepare`; the term must not be drawn back to zero."""
+    train = cohort()
+    prepared = Deconfounder(route=route)
+    prepared.build(d=8, n_outputs=1)
+    prepared.prepare(train)
+    model = Classifier(backbone=GRAPE(d=8), schema=train.schema, head=Deconfounder(route=route))
+    fit(model, train, stages=[Stage(epochs=1, lr=1e-12)], weight_decay=0.0)
+    effect = model.head.adjustment.effect.detach()
+    assert effect.abs().max() > 0.01
+    torch.testing.assert_close(effect, prepared.adjustment.effect.detach(), atol=1e-6, rtol=0)
+
+
 def latent(n=20_000, seed=0):
     """Three indicators, independent given C: 30 % of C = 1, who have more."""
     rng = np.random.default_rng(seed)
