@@ -163,10 +163,12 @@ class Classifier(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean cross-entropy over the labels that are known; `total` is what is minimised.
 
-        In training the head may hide modalities, weight patients and add a `penalty`.
+        In training the head may hide modalities and weight patients, head and backbone may add
+        terms, and a method that is made from this one overrides `terms`.
         """
         tokens, observed = self.tokens(batch)
-        if batch.y is None:
+        y = batch.y
+        if y is None:
             raise ValueError("the batch has no labels, so there is no loss. Pass y= to Cohort.")
         if self.training:
             hidden = _call(self.head, "mask", observed)
@@ -174,27 +176,37 @@ class Classifier(Method):
         h = self.backbone(tokens, observed)
         logits = self.head(h, observed)
         if not self.training:
-            cross_entropy = _cross_entropy(logits, batch.y, task=self.task)
-            return {"total": cross_entropy, "cross_entropy": cross_entropy}
+            loss = cross_entropy(logits, y, task=self.task)
+            return {"total": loss, "cross_entropy": loss}
+        terms = self.terms(h=h, logits=logits, tokens=tokens, observed=observed, y=y, batch=batch)
+        return {"total": torch.stack(list(terms.values())).sum(), **terms}
+
+    def terms(
+        self,
+        *,
+        h: Float[Tensor, "n d"],
+        logits: Float[Tensor, "n k"],
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        y: Tensor,
+        batch: Batch,
+    ) -> dict[str, Tensor]:
+        """What training minimises the sum of, by name."""
         by_pattern = _call(self.head, "sample_weight", observed)
         by_row = _call(self.head, "row_weight", batch.index)
-        cross_entropy = _cross_entropy(logits, batch.y, by_pattern, by_row, task=self.task)
-        penalty = _call(self.head, "penalty", h, observed, batch.y)
-        if penalty is None:
-            return {"total": cross_entropy, "cross_entropy": cross_entropy}
-        total = cross_entropy + penalty
-        return {"total": total, "cross_entropy": cross_entropy, "penalty": penalty}
+        terms = {"cross_entropy": cross_entropy(logits, y, by_pattern, by_row, task=self.task)}
+        penalty = _call(self.head, "penalty", h, observed, y)
+        if penalty is not None:
+            terms["penalty"] = penalty
+        return terms | (_call(self.backbone, "auxiliary", h, tokens, observed, y, None) or {})
 
     @torch.no_grad()
     def predict_proba(self, batch: Batch) -> Float[Tensor, "n k"]:
         """Probability of each class (of each label, if multi-label) for each patient of a batch."""
         self._check_prepared()
         tokens, observed = self.tokens(batch)
-        logits = self.head(self.backbone(tokens, observed), observed).float()
-        if self.task == "multiclass":
-            return logits.softmax(dim=1)
-        p = logits.sigmoid()
-        return p if self.task == "multilabel" else torch.cat([1 - p, p], dim=1)
+        logits = self.head(self.backbone(tokens, observed), observed)
+        return probabilities(logits, task=self.task)
 
     @torch.no_grad()
     def explain(self, batch: Batch) -> pd.DataFrame:
@@ -229,7 +241,7 @@ class Classifier(Method):
             )
 
 
-def _cross_entropy(
+def cross_entropy(
     logits: Tensor, y: Tensor, *weights: Float[Tensor, " n"] | None, task: str
 ) -> Tensor:
     """Weighted mean over known labels; zero (with a gradient of zero) where none is known.
@@ -248,6 +260,15 @@ def _cross_entropy(
         if weight is not None:
             each = each * weight.reshape(-1, *[1] * (each.ndim - 1))
     return (each * known).sum() / n
+
+
+def probabilities(logits: Float[Tensor, "... k"], *, task: str) -> Float[Tensor, "... c"]:
+    """Probability of each class (of each label, if multi-label)."""
+    logits = logits.float()
+    if task == "multiclass":
+        return logits.softmax(dim=-1)
+    p = logits.sigmoid()
+    return p if task == "multilabel" else torch.cat([1 - p, p], dim=-1)
 
 
 def _call(module: nn.Module, method: str, *args: object, **kwargs: object) -> Any:
