@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfdlib.models._patterns import Resizable
 from dfdlib.models.backbone import batch_sum
@@ -107,11 +107,10 @@ class MomentMatching(Resizable):
         self._check(features, y, codes)
         if features.dtype in (torch.float16, torch.bfloat16):
             features = features.float()
-        rows = (codes >= 0) & ~y.isnan()
-        cell = codes[rows] * self.n_classes + y[rows].long()
-        mean, n, covariance, dof = self._moments(
-            features[rows], cell, None if known is None else known[rows]
-        )
+        n_cells = len(self.mean_sum) * self.n_classes
+        cell = codes * self.n_classes + y.nan_to_num().long()
+        cell = torch.where((codes >= 0) & ~y.isnan(), cell, n_cells)
+        mean, n, covariance, dof = self._moments(features, cell, known)
         # the pooled variance of each feature within cells; a feature that is constant has no unit
         spread = covariance.diagonal(dim1=2, dim2=3), dof.diagonal(dim1=2, dim2=3)
         variance = (spread[0] * spread[1]).sum((0, 1)) / spread[1].sum((0, 1)).clamp(min=1)
@@ -122,20 +121,17 @@ class MomentMatching(Resizable):
             penalty = penalty + self._smoothed("covariance", scaled, dof)
         return penalty
 
-    def _moments(
-        self, features: Tensor, cell: Tensor, known: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _moments(self, features: Tensor, cell: Tensor, known: Tensor | None) -> tuple[Tensor, ...]:
         """Means and covariances of each environment and class, with the weights behind them.
 
         Weights are the number of patients, and one less for a covariance.
         """
-        there = torch.ones_like(features) if known is None else known.to(features.dtype)
-        features = features * there
+        there = features.new_ones(len(features), 1) if known is None else known.to(features.dtype)
+        n_cells = len(self.mean_sum) * self.n_classes
+        f, k = _by_cell([torch.where(there > 0, features, 0), there], cell, n_cells)
         # moments of what was centred suffer less from rounding; the centre cancels in differences
-        total, count = batch_sum(features.detach().sum(0)), batch_sum(there.sum(0))
-        features = (features - total / count.clamp(min=1)) * there
-        shape = (*self.mean_sum.shape[:2], self.d)
-        f, k = _by_cell([features, there], cell, shape[0] * shape[1])
+        total, count = batch_sum(f.detach().sum((0, 1))), batch_sum(k.sum((0, 1)))
+        f = (f - total / count.clamp(min=1)) * k
         n, first = batch_sum(k.sum(1)), batch_sum(f.sum(1))
         mean = first / n.clamp(min=1)
         both = batch_sum(k.mT @ k)  # patients who have both features
@@ -143,10 +139,9 @@ class MomentMatching(Resizable):
         second = batch_sum(f.mT @ f)
         dof = (both - 1).clamp(min=0)
         covariance = (second - first * first.mT / both.clamp(min=1)) / dof.clamp(min=1)
-        square = *shape, self.d
-        return (
-            mean.reshape(shape), n.reshape(shape), covariance.reshape(square), dof.reshape(square)
-        )  # fmt: skip
+        moments = mean, n.expand_as(mean), covariance, dof.expand_as(covariance)
+        cells = self.mean_sum.shape[:2]
+        return tuple(moment.unflatten(0, cells) for moment in moments)
 
     def _smoothed(self, name: str, moment: Tensor, weight: Tensor) -> Tensor:
         """Mean over pairs of environments of the squared difference of their moving averages."""
@@ -191,15 +186,17 @@ class MomentMatching(Resizable):
 
 
 def _by_cell(tensors: list[Tensor], cell: Tensor, n_cells: int) -> list[Tensor]:
-    """Put the rows of each cell into one padded block: (n, d) -> (cells, most rows, d)."""
-    order = cell.argsort(stable=True)
-    count = torch.bincount(cell, minlength=n_cells)
+    """Put the rows of each cell into one padded block: (n, d) -> (cells, most rows, d).
+
+    Rows of the cell after the last are left out.
+    """
+    count = torch.bincount(cell, minlength=n_cells + 1)[:-1]
+    order = cell.argsort(stable=True)[: int(count.sum())]
     cell = cell[order]
     slot = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[cell]
-    shape = n_cells, int(count.max()) if n_cells else 0
+    most = int(count.max()) if n_cells else 0
     blocks = []
     for tensor in tensors:
-        block = tensor.new_zeros(*shape, tensor.shape[1])
-        block[cell, slot] = tensor[order]
-        blocks.append(block)
+        block = tensor.new_zeros(n_cells, most, tensor.shape[1])
+        blocks.append(block.index_put((cell, slot), tensor[order]))
     return blocks
