@@ -46,6 +46,7 @@ class RelativeDifficulty(nn.Module):
 
     smoothed: Tensor
     label: Tensor
+    top: Tensor
 
     def __init__(self, *, n_classes: int = 2, alpha: int | float = 0.7) -> None:
         super().__init__()
@@ -54,6 +55,8 @@ class RelativeDifficulty(nn.Module):
         self.n_classes, self.alpha = n_classes, alpha
         self.register_buffer("smoothed", torch.zeros(2, 0, 1))  # streams c and b, patient, label
         self.register_buffer("label", torch.zeros(0, 1, dtype=torch.long))  # -1: not seen yet
+        # largest loss of each class; empty where all patients have to be looked through again
+        self.register_buffer("top", torch.zeros(2, 0), persistent=False)
 
     def reset_parameters(self) -> None:
         """Forget all patients; `fit` does so when it draws new weights."""
@@ -75,24 +78,45 @@ class RelativeDifficulty(nn.Module):
         target = torch.where(known, grid, 0).long()
         self._grow(int(index.max()) + 1 if len(index) else 0, grid.shape[1])
 
-        before, seen = self.smoothed[:, index], self.label[index] >= 0
+        before, old = self.smoothed[:, index], self.label[index]
+        seen = old >= 0
         after = torch.where(seen, self.alpha * before + (1 - self.alpha) * loss, loss)
         after = torch.where(known, after, before)
         self.smoothed[:, index] = after
-        self.label[index] = torch.where(known, target, self.label[index])
+        self.label[index] = torch.where(known, target, old)
 
         column = torch.arange(grid.shape[1], device=index.device) * self.n_classes
-        largest = self._largest(column)[:, column + target]
+        left = known & seen & ((after < before) | (old != target))
+        gone = column + old.clamp(min=0), torch.where(left, before, -1)
+        here = column + target, torch.where(known, after, 0)
+        largest = self._largest(column, gone, here)[:, here[0]]
         relative = torch.where(largest > 0, after / largest, after)
         weight = relative[1] / (relative.sum(0) + 1e-8)
         return torch.where(known, weight, 0).reshape(loss_c.shape).to(loss_c.dtype)
 
-    def _largest(self, column: Tensor) -> Float[Tensor, "2 k"]:
-        """The largest smoothed loss of each label's classes, over all patients seen so far."""
-        cell = (column + self.label.clamp(min=0)).reshape(1, -1).expand(2, -1)
-        empty = self.smoothed.new_zeros(2, len(column) * self.n_classes)
+    def _largest(
+        self, column: Tensor, gone: tuple[Tensor, Tensor], here: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "2 k"]:
+        """The largest smoothed loss of each label's classes, over all patients seen so far.
+
+        All patients are looked through only where the largest itself is gone, so that a step does
+        not cost more the more patients there are.
+
+        Args:
+            column: the first class of each label.
+            gone: class of each patient of the batch before, and the loss that no longer stands.
+            here: class, and loss now.
+        """
+        n = len(column) * self.n_classes
         # cells not seen yet hold 0, and no loss is negative
-        return empty.scatter_reduce(1, cell, self.smoothed.reshape(2, -1), "amax")
+        if self.top.shape[1] != n or (gone[1] >= self.top[:, gone[0]]).any():
+            top, loss = self.smoothed.new_zeros(2, n), self.smoothed
+            cell = column + self.label.clamp(min=0)
+        else:
+            top, (cell, loss) = self.top, here
+        cell = cell.reshape(1, -1).expand(2, -1)
+        self.top = top.scatter_reduce(1, cell, loss.reshape(2, -1), "amax")
+        return self.top
 
     def _grow(self, n: int, n_labels: int) -> None:
         have, labels = self.label.shape
@@ -109,8 +133,10 @@ class RelativeDifficulty(nn.Module):
     def _resize(self, n: int, n_labels: int) -> None:
         self.smoothed = self.smoothed.new_zeros(2, n, n_labels)
         self.label = self.label.new_full((n, n_labels), -1)
+        self.top = self.top.new_zeros(2, 0)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self.top = self.top.new_zeros(2, 0)
         saved = state.get(f"{prefix}label")
         if saved is not None and saved.shape != self.label.shape:
             self._resize(*saved.shape)

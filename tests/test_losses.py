@@ -330,6 +330,43 @@ def test_state_survives_saving_and_is_forgotten_on_reset():
     torch.testing.assert_close(whole(*batches[0]), fresh(*batches[0]), atol=0, rtol=0)
 
 
+def test_the_largest_is_kept_exactly_when_its_owner_falls_rises_or_changes_class():
+    rng = np.random.default_rng(0)
+    fast, slow = RelativeDifficulty(n_classes=2, alpha=0.3), Slow(0.3)
+    for step in range(200):
+        index = rng.permutation(12)[: rng.integers(1, 7)]
+        y = (index + (step > 100)) % 2  # at half time every patient changes class
+        loss = rng.exponential(size=(2, len(index))) ** 3
+        weight = fast(*map(torch.tensor, (*loss, y.astype(float), index)))
+        np.testing.assert_allclose(weight, slow(*loss, y.astype(float), index), rtol=1e-4)
+        if step == 150:  # other patients' state in the same room
+            other = RelativeDifficulty(n_classes=2, alpha=0.3)
+            other(*map(torch.tensor, (*np.ones((2, 12)), np.zeros(12), np.arange(12))))
+            other.load_state_dict(fast.state_dict())
+            fast = other
+
+
+def test_a_step_looks_through_all_patients_only_where_the_largest_is_gone(monkeypatch):
+    module, n = RelativeDifficulty(), 1000
+    looked = []
+    scatter = torch.Tensor.scatter_reduce
+    monkeypatch.setattr(
+        torch.Tensor,
+        "scatter_reduce",
+        lambda self, dim, cell, *rest: (
+            looked.append(cell.shape[1]) or scatter(self, dim, cell, *rest)
+        ),
+    )
+    generator = torch.Generator().manual_seed(0)
+    hard = torch.rand(n, generator=generator)
+    y = (torch.arange(n) % 2).float()
+    for epoch in range(10):
+        for index in torch.randperm(n, generator=generator).split(10):
+            module(hard[index] / (1 + epoch), hard[index], y[index], index)
+    assert len(looked) == 1000
+    assert 0 < sum(size > 10 for size in looked) < 100
+
+
 def test_weights_are_per_patient_and_carry_no_gradient():
     loss = torch.rand(2, 6, requires_grad=True)
     weight = RelativeDifficulty()(*loss, torch.tensor([0.0, 1] * 3), torch.arange(6))
