@@ -1,0 +1,34 @@
+"""What several grids share: their command line, and files that appear whole or not at all."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(out: Path, text: str) -> None:
+    """Write a file; a job that is killed leaves none."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.rename(out)
+
+
+def main(
+    about: str,
+    run: Callable[..., None],
+    collect: Callable[[list[Path], Path], None],
+    **options: dict[str, Any],
+) -> None:
+    """Read `run --name value … --out file` or `collect files … --out folder`, and do it."""
+    parser = argparse.ArgumentParser(description=about)
+    commands = parser.add_subparsers(required=True)
+    one, both = commands.add_parser("run"), commands.add_parser("collect")
+    for name, option in options.items():
+        one.add_argument(f"--{name}", **option)
+    both.add_argument("files", type=Path, nargs="+")
+    for command, action in ((one, run), (both, collect)):
+        command.add_argument("--out", type=Path, required=True)
+        command.set_defaults(action=action)
+    given = vars(parser.parse_args())
+    given.pop("action")(**given)
