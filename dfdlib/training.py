@@ -5,6 +5,7 @@ import operator
 import os
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,9 @@ def fit(
     Returns:
         A `Run`.
 
+    Warns:
+        UserWarning: what the method finds wrong with the run, with advice (see `DFD`).
+
     Raises:
         ValueError: if the cohorts do not fit the model's schema or each other, a patient stands in
             `train` and `val`, the rule cannot be applied to `val`, training holds one class only, a
@@ -191,9 +195,12 @@ def fit(
                 ticker.update(1)
         best_epoch = loop.finish()
         model.selection = plan.selection
+    history = pd.DataFrame(loop.state.history)
+    for signature in model.conclude(history):
+        warnings.warn(signature, stacklevel=2)
     return Run(
         model=model,
-        history=pd.DataFrame(loop.state.history),
+        history=history,
         selection=plan.selection,
         best_epoch=best_epoch,
         seed=plan.seed,

@@ -1,12 +1,12 @@
-"""What every backbone shares: the protocol, edge weights per layer, sums over all processes."""
+"""What every backbone shares: the protocol, edge weights per layer, batches over all processes."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
 import torch.distributed.nn.functional
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 #: What an edge's message is multiplied by: (n, M), (n, M, d), or a list with one of them per layer.
 EdgeWeight = Tensor | list[Tensor | None] | None
@@ -58,8 +58,32 @@ def per_layer(weight: EdgeWeight, n_layers: int) -> list[Tensor | None]:
     return [w.unsqueeze(-1) if w is not None and w.ndim == 2 else w for w in weights]
 
 
+def optional(module: nn.Module, method: str, *args: object, **kwargs: object) -> Any:
+    """Call a method of a protocol's optional part where the module has it, else give None."""
+    function = getattr(module, method, None)
+    return None if function is None else function(*args, **kwargs)
+
+
 def batch_sum(total: Tensor) -> Tensor:
     """Sum a tensor over all processes, with gradients; the tensor itself where there is one."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return total
     return torch.distributed.nn.functional.all_reduce(total)
+
+
+def batch_rows(rows: Tensor) -> Tensor:
+    """Put the rows of all processes together, with gradients; the rows themselves where it is one.
+
+    Processes may hold different numbers of rows.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    sizes = torch.zeros(world, dtype=torch.long, device=rows.device)
+    sizes[rank] = len(rows)
+    torch.distributed.all_reduce(sizes)
+    before, after = int(sizes[:rank].sum()), int(sizes[rank + 1 :].sum())
+    shape = rows.shape[1:]
+    # a sum of zero-padded parts, since gathering wants parts of one size
+    parts = [rows.new_zeros(before, *shape), rows, rows.new_zeros(after, *shape)]
+    return batch_sum(torch.cat(parts))

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
+from dfdlib.models._likelihood import cross_entropy, probabilities
+from dfdlib.models.backbone import optional
 from dfdlib.models.encoders import make_encoders
 from dfdlib.models.heads import Linear
 from dfdlib.models.method import Method
@@ -74,20 +76,25 @@ class Classifier(Method):
             schema, d=self.d, flags=flags, dropout=dropout, encoders=encoders
         )
         self.head = Linear() if head is None else head
-        _call(self.backbone, "build", len(schema.names))
-        _call(self.head, "build", d=self.d, n_outputs=schema.n_outputs)
+        optional(self.backbone, "build", len(schema.names))
+        optional(self.head, "build", d=self.width, n_outputs=schema.n_outputs)
         self.register_buffer("prepared", torch.tensor(False))
         self.register_buffer("seen", torch.ones(len(schema.names), dtype=torch.bool))
+
+    @property
+    def width(self) -> int:
+        """Width of what the head reads."""
+        return self.d
 
     def prepare(self, train: Cohort) -> None:
         """Fit scalers, vocabularies and what the head wants to know on the training part."""
         for name, encoder in self.encoders.items():
             flags = train.x_observed.get(name)
-            _call(encoder, "fit", train.x[name], flags)
+            optional(encoder, "fit", train.x[name], flags)
         if train.names != self.schema.names:  # a head reads columns, not names
             train = train.select(modalities=list(self.schema.names))
         self.seen.copy_(train.observed.any(0))
-        _call(self.head, "prepare", train)
+        optional(self.head, "prepare", train)
         self.prepared.fill_(True)
 
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
@@ -99,13 +106,13 @@ class Classifier(Method):
 
         def embeddings() -> Iterable[tuple[Tensor, Tensor]]:
             for tokens, observed, _ in stream():
-                yield self.backbone(tokens, observed), observed
+                yield self.represent(tokens, observed), observed
 
         training = self.training
         self.eval()
         with torch.no_grad():
-            _call(self.backbone, "fix_states", stream)
-            _call(self.head, "fix_states", embeddings)
+            optional(self.backbone, "fix_states", stream)
+            optional(self.head, "fix_states", embeddings)
         self.train(training)
 
     def tokens(self, batch: Batch) -> tuple[Float[Tensor, "n m d"], Bool[Tensor, "n m"]]:
@@ -155,10 +162,21 @@ class Classifier(Method):
                 f"Pass kinds={{{name!r}: {kind!r}}} to Cohort."
             )
 
-    def embed(self, batch: Batch) -> Float[Tensor, "n d"]:
-        """Embed each patient of a batch."""
-        tokens, observed = self.tokens(batch)
+    def represent(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n w"]:
+        """Embed each patient from the tokens; what the head reads."""
         return self.backbone(tokens, observed)
+
+    def logits(
+        self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """Map what `represent` gave to logits: for the loss in training, for the score after it."""
+        return self.head(h, observed)
+
+    def embed(self, batch: Batch) -> Float[Tensor, "n w"]:
+        """Embed each patient of a batch."""
+        return self.represent(*self.tokens(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean cross-entropy over the labels that are known; `total` is what is minimised.
@@ -171,20 +189,20 @@ class Classifier(Method):
         if y is None:
             raise ValueError("the batch has no labels, so there is no loss. Pass y= to Cohort.")
         if self.training:
-            hidden = _call(self.head, "mask", observed)
+            hidden = optional(self.head, "mask", observed)
             observed = observed if hidden is None else hidden
-        h = self.backbone(tokens, observed)
-        logits = self.head(h, observed)
+        h = self.represent(tokens, observed)
+        logits = self.logits(h, observed)
         if not self.training:
             loss = cross_entropy(logits, y, task=self.task)
             return {"total": loss, "cross_entropy": loss}
         terms = self.terms(h=h, logits=logits, tokens=tokens, observed=observed, y=y, batch=batch)
-        return {"total": torch.stack(list(terms.values())).sum(), **terms}
+        return {"total": self.total(terms), **terms}
 
     def terms(
         self,
         *,
-        h: Float[Tensor, "n d"],
+        h: Float[Tensor, "n w"],
         logits: Float[Tensor, "n k"],
         tokens: Float[Tensor, "n m d"],
         observed: Bool[Tensor, "n m"],
@@ -192,20 +210,36 @@ class Classifier(Method):
         batch: Batch,
     ) -> dict[str, Tensor]:
         """What training minimises the sum of, by name."""
-        by_pattern = _call(self.head, "sample_weight", observed)
-        by_row = _call(self.head, "row_weight", batch.index)
-        terms = {"cross_entropy": cross_entropy(logits, y, by_pattern, by_row, task=self.task)}
-        penalty = _call(self.head, "penalty", h, observed, y)
-        if penalty is not None:
-            terms["penalty"] = penalty
-        return terms | (_call(self.backbone, "auxiliary", h, tokens, observed, y, None) or {})
+        own = self.head_terms(h=h, logits=logits, observed=observed, y=y, batch=batch)
+        return own | (optional(self.backbone, "auxiliary", h, tokens, observed, y, None) or {})
+
+    def head_terms(
+        self,
+        *,
+        h: Float[Tensor, "n w"],
+        logits: Float[Tensor, "n k"],
+        observed: Bool[Tensor, "n m"],
+        y: Tensor,
+        batch: Batch,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy with the weights that the head gives (and another), and its penalty."""
+        by_pattern = optional(self.head, "sample_weight", observed)
+        by_row = optional(self.head, "row_weight", batch.index)
+        loss = cross_entropy(logits, y, by_pattern, by_row, weight, task=self.task)
+        penalty = optional(self.head, "penalty", h, observed, y)
+        return {"cross_entropy": loss} | ({} if penalty is None else {"penalty": penalty})
+
+    def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Put the terms together: their sum."""
+        return torch.stack(list(terms.values())).sum()
 
     @torch.no_grad()
     def predict_proba(self, batch: Batch) -> Float[Tensor, "n k"]:
         """Probability of each class (of each label, if multi-label) for each patient of a batch."""
         self._check_prepared()
         tokens, observed = self.tokens(batch)
-        logits = self.head(self.backbone(tokens, observed), observed)
+        logits = self.logits(self.represent(tokens, observed), observed)
         return probabilities(logits, task=self.task)
 
     @torch.no_grad()
@@ -227,7 +261,7 @@ class Classifier(Method):
         training = self.training
         self.eval()
         tokens, observed = self.tokens(batch)
-        h = self.backbone(tokens, observed)
+        h = self.represent(tokens, observed)
         table = self.head.explain(h, observed, names=self.schema.names)  # type: ignore[operator]
         self.train(training)
         table["row"] = batch.index.cpu().numpy()[table["row"]]
@@ -239,39 +273,3 @@ class Classifier(Method):
                 "this model is not fitted: its scalers know no data. Call fit(model, train), or "
                 "model.prepare(train) for the probabilities of the untrained network."
             )
-
-
-def cross_entropy(
-    logits: Tensor, y: Tensor, *weights: Float[Tensor, " n"] | None, task: str
-) -> Tensor:
-    """Weighted mean over known labels; zero (with a gradient of zero) where none is known.
-
-    Weights have a mean of 1 over the training part, so the sum is divided by the number of labels.
-    """
-    known = ~y.isnan()
-    n = known.sum().clamp(min=1)
-    if task == "multiclass":
-        each = nn.functional.cross_entropy(logits, y.nan_to_num().long(), reduction="none")
-    else:
-        target = y.nan_to_num().reshape(logits.shape)
-        each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        known = known.reshape(logits.shape)
-    for weight in weights:
-        if weight is not None:
-            each = each * weight.reshape(-1, *[1] * (each.ndim - 1))
-    return (each * known).sum() / n
-
-
-def probabilities(logits: Float[Tensor, "... k"], *, task: str) -> Float[Tensor, "... c"]:
-    """Probability of each class (of each label, if multi-label)."""
-    logits = logits.float()
-    if task == "multiclass":
-        return logits.softmax(dim=-1)
-    p = logits.sigmoid()
-    return p if task == "multilabel" else torch.cat([1 - p, p], dim=-1)
-
-
-def _call(module: nn.Module, method: str, *args: object, **kwargs: object) -> Any:
-    """Call a method of a protocol's optional part where the module has it, else give None."""
-    function = getattr(module, method, None)
-    return None if function is None else function(*args, **kwargs)

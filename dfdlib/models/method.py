@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -68,6 +69,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix what depends on other patients, from the batches of the training part."""
+
+    def conclude(self, history: pd.DataFrame) -> list[str]:
+        """Called by `fit` at the end: forget what only training needs; say what went wrong."""
+        del history
+        return []
 
     if TYPE_CHECKING:
         # torch types every attribute of a module as Tensor | Module

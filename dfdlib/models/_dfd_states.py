@@ -1,0 +1,59 @@
+"""What DFD reads off the training part once its weights are fixed."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dfdlib.data import Batch
+from dfdlib.models._likelihood import probabilities
+from dfdlib.models._signatures import GateReading, likeness
+from dfdlib.models.backbone import EdgeWeight, optional
+
+if TYPE_CHECKING:
+    from dfdlib.models.dfd import DFD
+
+
+@torch.no_grad()
+def fix_streams(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> dict[str, float]:
+    """Fix modality states, memory and head, in this order; gives what `signatures` judges."""
+
+    def stream(k: int) -> Iterable[tuple[Tensor, Tensor, EdgeWeight]]:
+        for batch in batches():
+            tokens, observed = model.tokens(batch)
+            _, given, weight = model.streams(tokens)[k]
+            yield given, observed, weight
+
+    def embeddings() -> Iterable[tuple[Tensor, Tensor]]:
+        for batch in batches():
+            tokens, observed = model.tokens(batch)
+            yield model.represent(tokens, observed), observed
+
+    gates = GateReading()
+
+    def labelled() -> Iterable[tuple[Tensor, Tensor]]:
+        for batch in batches():
+            tokens, observed = model.tokens(batch)
+            gates.read(model.tau(tokens), observed)
+            h = model.represent(tokens, observed)
+            y = h.new_full((len(h),), torch.nan) if batch.y is None else batch.y
+            yield h.unflatten(1, (2, model.d)), y
+
+    training = model.training
+    model.eval()
+    optional(model.backbone, "fix_states", lambda: stream(0))
+    optional(model.bias_backbone, "fix_states", lambda: stream(1))
+    rows = model.kept.fix(labelled())
+    optional(model.head, "fix_states", embeddings)
+    measured = _measure(model, rows) | (gates.measured() if model.gate == "learned" else {})
+    model.train(training)
+    return measured
+
+
+def _measure(model: "DFD", rows: Float[Tensor, "n s d"]) -> dict[str, float]:
+    h_c, h_b = rows.unbind(dim=1)
+    mean_c = model.kept.mean[0].expand_as(h_c)
+    p = probabilities(model.bias_head(torch.cat([mean_c, h_b], dim=1)), task=model.task)
+    return {"bias prediction sd": float(p.std(dim=0).max()), "likeness": likeness(h_c, h_b)}

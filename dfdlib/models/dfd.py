@@ -1,0 +1,299 @@
+"""DFD: a gate, a causal and a bias stream, and heads that are kept apart."""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dfdlib.data import Batch, Cohort, Schema
+from dfdlib.losses import RelativeDifficulty, gce, swap
+from dfdlib.models._alignment import Alignment
+from dfdlib.models._decorrelation import Decorrelation, DependenceName
+from dfdlib.models._dfd_options import WEIGHT_OF, check_options
+from dfdlib.models._dfd_states import fix_streams
+from dfdlib.models._difficulty_weight import difficulty_weight
+from dfdlib.models._likelihood import cross_entropy
+from dfdlib.models._memory import Memory, MemoryName, Rule
+from dfdlib.models._signatures import signatures
+from dfdlib.models.backbone import EdgeWeight, optional
+from dfdlib.models.classifier import Classifier
+from dfdlib.models.environments import Environments
+from dfdlib.models.gate import Gate, GateLayers, GateName, edges
+from dfdlib.models.method import Stage
+
+
+class DFD(Classifier):
+    r"""Dual-stream feature decorrelation: two streams over one graph, and heads kept apart.
+
+    Source: arXiv 2601.21941, re-implemented from its description: neither text nor code is public.
+    A gate gives every patient-modality edge :math:`\tau`. Two copies of a backbone read the same
+    tokens, one with messages scaled by :math:`\tau`, one by :math:`1 - \tau`:
+
+    .. math::
+        H_c &= \mathrm{GNN}_c(\mathrm{tokens}, \tau), \qquad
+        H_b = \mathrm{GNN}_b(\mathrm{tokens}, 1 - \tau) \\
+        L_d &= \mathrm{CE}\bigl(f_c[H_c ; \mathrm{sg}\, H_b]\bigr)
+              + \lambda\, \mathrm{GCE}_q\bigl(f_b[\mathrm{sg}\, H_c ; H_b]\bigr) \\
+        L &= L_d + \lambda_{MI}\, \hat I(H_c ; H_b)
+
+    sg is the stop-gradient. Stage 1 minimises :math:`L_d` for 15 epochs, stage 2 adds the mutual
+    information for 85; its estimator learns from the first step, on features held fixed.
+
+    `predict` says how a patient is scored, and may be changed on the trained model:
+
+    * ``concat``: :math:`f_c[H_c ; H_b]`, the paper's rule: whatever H_b knows is used;
+    * ``causal``: :math:`f_c[H_c ; \bar H_b]`, with the training mean in H_b's place;
+    * ``marginal``: :math:`\sum_k \pi_k\, p(f_c[H_c ; h_b^k])` over K representatives of the
+      training part's H_b. If H_c is C and H_b is B, it is the backdoor adjustment
+      :math:`\sum_b P(y \mid c, b) P(b)` in the graph C ← B → Y, C → Y. In DisC's graph, where B
+      does not act on Y, it only takes B out of f_c. With one logit and a linear f_c it ranks
+      patients as `causal` does;
+    * ``causal_refit``: a logistic regression on H_c alone, fitted after training;
+    * ``bias``, ``bias_refit``: :math:`f_b[\bar H_c ; H_b]`, and a regression on H_b alone.
+
+    With `environment` the causal stream is trained to look alike in all hospitals, given y: it
+    reads the tokens through a narrow noisy bottleneck, and class-conditional moments of bottleneck,
+    H_c and logits are matched. The hospital is read in training only. It assumes that causal
+    features are distributed alike in every hospital, given y.
+
+    Args:
+        backbone: a module with `forward(tokens, observed, weight=None)`, an attribute `d` and, for
+            `gate_layers="first"`, `n_layers`. It is copied for the bias stream.
+        schema, encoders, flags, dropout: as in `Classifier`.
+        head: f_c, by default `Linear`; a `Deconfounder` averages over missing patterns too.
+        gate: "learned"; "frozen" stays as it was drawn; "constant" is 1/2 on every edge.
+        gate_layers: "first", as in the paper, or "all".
+        gate_channels: one :math:`\tau` per edge and channel.
+        stop_gradient: False lets each loss reach the other stream.
+        gce_q: exponent q of the generalised cross-entropy.
+        gce_weight: :math:`\lambda`.
+        causal_weight: of f_c's cross-entropy; 0 in a stage trains the bias stream alone.
+        mi: "club", "mine", "infonce", "hsic", "dcor", or None.
+        mi_weight: :math:`\lambda_{MI}`.
+        mi_within: measure dependence within classes; what both know of the label is then allowed.
+        mi_noise: the noise that makes the information finite, in standard deviations of H.
+        mi_hidden: width of the estimator's hidden layer.
+        mi_refits: steps that the estimator takes ahead of each step of the streams.
+        difficulty: weight f_c's loss by relative difficulty (LfF, DisC).
+        swap_weight: of the losses on pairs [H_c ; H_b of another patient] (DisC); 0 leaves it out.
+        environment: a group, such as "site"; see above.
+        environment_weight: of what differs between environments.
+        bottleneck: width of the bottleneck.
+        bottleneck_noise: its noise; the bottleneck's values lie between -1 and 1.
+        predict: see above.
+        memory: what `marginal` averages over: "prototypes" by k-means, or "samples".
+        n_memory: how many of them, K.
+
+    Shapes:
+        a batch of n patients -> probabilities (n, k)
+
+    Raises:
+        ValueError: if the backbone has no `weight`, or an option is unknown, out of range, or at
+            odds with the task.
+
+    Warns:
+        UserWarning: after `fit`, where the bias stream collapsed, the gate is constant or
+            saturated, the streams are alike, or the estimate of the information is negative or had
+            not settled; `model.signatures` holds the numbers.
+
+    Example:
+        >>> from dfdlib import data
+        >>> from dfdlib.models import GRAPE
+        >>> cohort = data.load("synthetic", n=100)
+        >>> model = DFD(backbone=GRAPE(d=8), schema=cohort.schema)
+        >>> model.prepare(cohort)
+        >>> sorted(model.loss(next(cohort.batches(50))))
+        ['bias_gce', 'cross_entropy', 'mi', 'mi_learn', 'total']
+    """
+
+    stage_options = ("gce_q", *dict.fromkeys(WEIGHT_OF.values()))
+    default_stages = (Stage(epochs=15, mi_weight=0.0), Stage(epochs=85))
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        schema: Schema,
+        encoders: Mapping[str, nn.Module] | None = None,
+        head: nn.Module | None = None,
+        flags: bool = True,
+        dropout: float = 0.0,
+        gate: GateName | str = "learned",
+        gate_layers: GateLayers | str = "first",
+        gate_channels: bool = False,
+        stop_gradient: bool = True,
+        gce_q: float | int = 0.7,
+        gce_weight: float | int = 1.0,
+        causal_weight: float | int = 1.0,
+        mi: DependenceName | str | None = "club",
+        mi_weight: float | int = 0.1,
+        mi_within: bool = False,
+        mi_noise: float | int = 0.1,
+        mi_hidden: int = 64,
+        mi_refits: int = 0,
+        difficulty: bool = False,
+        swap_weight: float | int = 0.0,
+        environment: str | None = None,
+        environment_weight: float | int = 1.0,
+        bottleneck: int = 2,
+        bottleneck_noise: float | int = 0.3,
+        predict: Rule | str = "concat",
+        memory: MemoryName | str = "prototypes",
+        n_memory: int = 64,
+    ) -> None:
+        super().__init__(
+            backbone=backbone, schema=schema, encoders=encoders, head=head, flags=flags,
+            dropout=dropout,
+        )  # fmt: skip
+        self.gate, self.gate_layers, self.gate_channels = gate, gate_layers, gate_channels
+        self.stop_gradient = stop_gradient
+        self.gce_q, self.gce_weight, self.causal_weight = gce_q, gce_weight, causal_weight
+        self.mi, self.mi_weight, self.mi_within, self.mi_noise = mi, mi_weight, mi_within, mi_noise
+        self.mi_hidden, self.mi_refits = mi_hidden, mi_refits
+        self.difficulty, self.swap_weight = difficulty, swap_weight
+        self.predict, self.memory, self.n_memory = predict, memory, n_memory
+        self.environment, self.environment_weight = environment, environment_weight
+        self.bottleneck, self.bottleneck_noise = bottleneck, bottleneck_noise
+        check_options(self)
+        # layers that a list of edge weights is for; None where one weight is for all
+        self.n_layers = None if gate_layers == "all" else int(backbone.n_layers)  # type: ignore[arg-type]
+        n_modalities = len(schema.names)
+        n_outputs, n_classes = int(schema.n_outputs or 1), int(schema.n_classes or 2)
+        self.bias_backbone = deepcopy(self.backbone)
+        self.bias_head = nn.Linear(self.width, n_outputs)
+        self.gate_net = Gate(d=self.d, n_modalities=n_modalities, kind=gate, channels=gate_channels)
+        if mi is not None:
+            self.decorrelation = Decorrelation(
+                d=self.d, kind=mi, n_classes=n_classes if mi_within else None, noise=mi_noise,
+                hidden=mi_hidden, refits=mi_refits,
+            )  # fmt: skip
+        if difficulty:
+            levels = 2 if self.task == "multilabel" else n_classes
+            self.relative_difficulty = RelativeDifficulty(n_classes=levels)
+        if environment is not None:
+            self.environments = Environments(environment)
+            self.alignment = Alignment(
+                d=self.d, n_modalities=n_modalities, n_outputs=n_outputs, n_classes=n_classes,
+                width=bottleneck, noise=bottleneck_noise,
+            )  # fmt: skip
+        self.kept = Memory(
+            d=self.d, n_outputs=n_outputs, task=self.task, size=n_memory, kind=memory
+        )
+        self.measured: dict[str, float] = {}
+        self.signatures = signatures({}, pd.DataFrame())
+
+    @property
+    def width(self) -> int:
+        """Width of what the heads read: both streams."""
+        return 2 * self.d
+
+    def prepare(self, train: Cohort) -> None:
+        """Fit scalers and vocabularies, number the environments, on the training part."""
+        super().prepare(train)
+        if self.environment is not None:
+            self.environments.prepare(train)
+            self.alignment.prepare(len(self.environments))
+
+    def tau(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "..."]:
+        """The gate's weight of each edge (and channel) in the causal stream."""
+        return self.gate_net(tokens)
+
+    def streams(self, tokens: Float[Tensor, "n m d"]) -> list[tuple[nn.Module, Tensor, EdgeWeight]]:
+        """Of the causal and of the bias stream: the network, what it reads, its edge weights."""
+        tau = self.tau(tokens)
+        narrow = tokens if self.environment is None else self.alignment.narrow(tokens)
+        return [
+            (self.backbone, narrow, edges(tau, n_layers=self.n_layers)),
+            (self.bias_backbone, tokens, edges(1 - tau, n_layers=self.n_layers)),
+        ]
+
+    def represent(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n w"]:
+        """[H_c ; H_b] of each patient."""
+        return torch.cat([net(t, observed, w) for net, t, w in self.streams(tokens)], dim=1)
+
+    def logits(
+        self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """f_c's logits in training; those of the rule `predict` after it."""
+        if self.training:
+            return self.head(self._heads_read(*h.chunk(2, dim=1))[0], observed)
+        return self.kept.logits(
+            self.predict, h, f_c=lambda z: self.head(z, observed), f_b=self.bias_head
+        )
+
+    def _heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
+        """What f_c and f_b read: each with no gradient to the other's stream."""
+        if not self.stop_gradient:
+            return (torch.cat([h_c, h_b], dim=1),) * 2
+        return torch.cat([h_c, h_b.detach()], dim=1), torch.cat([h_c.detach(), h_b], dim=1)
+
+    def terms(
+        self,
+        *,
+        h: Float[Tensor, "n w"],
+        logits: Float[Tensor, "n k"],
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        y: Tensor,
+        batch: Batch,
+    ) -> dict[str, Tensor]:
+        """The terms of the loss by name, each before its weight."""
+        h_c, h_b = h.chunk(2, dim=1)
+        z_c, z_b = self._heads_read(h_c, h_b)
+        bias_logits = self.bias_head(z_b)
+        weight = None
+        if self.difficulty:
+            both = (logits, bias_logits)
+            weight = difficulty_weight(self.relative_difficulty, *both, y=y, index=batch.index)
+        terms = self.head_terms(
+            h=z_c, logits=logits, observed=observed, y=y, batch=batch, weight=weight
+        )
+        terms["bias_gce"] = gce(bias_logits, y, q=self.gce_q)
+        if self.mi is not None:
+            streams = (h_c, h_b) if self.mi_weight else (h_c.detach(), h_b.detach())
+            terms["mi_learn"], terms["mi"] = self.decorrelation(*streams, y)
+        if self.swap_weight:
+            other_b, other_y = swap(h_b, y)
+            z_c, z_b = self._heads_read(h_c, other_b)
+            terms["swap"] = cross_entropy(self.head(z_c, observed), y, weight, task=self.task)
+            terms["bias_swap"] = gce(self.bias_head(z_b), other_y, q=self.gce_q)
+        if self.environment is not None:
+            centre = h_b.detach().mean(dim=0).expand_as(h_b)
+            alone = self.head(torch.cat([h_c, centre], dim=1), observed)
+            codes = self.environments.codes(batch)
+            terms["environment"] = self.alignment.penalty(
+                tokens=tokens, observed=observed, h_c=h_c, logits=alone, y=y, codes=codes
+            )
+        return terms | self._auxiliary(h, tokens, observed, y)
+
+    def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Put the terms together with their weights."""
+        weights = [getattr(self, WEIGHT_OF[name]) if name in WEIGHT_OF else 1.0 for name in terms]
+        return torch.stack([w * t for w, t in zip(weights, terms.values(), strict=True)]).sum()
+
+    def _auxiliary(
+        self, h: Tensor, tokens: Tensor, observed: Tensor, y: Tensor
+    ) -> dict[str, Tensor]:
+        """What the backbone adds, for both streams: each is a whole copy of it."""
+        terms: dict[str, Tensor] = {}
+        parts = zip(("", "bias_"), h.chunk(2, dim=1), self.streams(tokens), strict=True)
+        for prefix, own, (net, given, weight) in parts:
+            found = optional(net, "auxiliary", own, given, observed, y, weight) or {}
+            terms |= {f"{prefix}{name}": term for name, term in found.items()}
+        return terms
+
+    def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Fix modality states of both streams, then what the rules of prediction read."""
+        self.measured = fix_streams(self, batches)
+
+    def conclude(self, history: pd.DataFrame) -> list[str]:
+        """Forget the patients' difficulties; judge the run."""
+        if self.difficulty:
+            self.relative_difficulty.reset_parameters()
+        self.signatures = signatures(self.measured, history)
+        return self.signatures.query("not ok")["advice"].tolist()
