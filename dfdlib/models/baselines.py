@@ -1,0 +1,213 @@
+"""Baselines that penalise how environments differ: IRM, V-REx, class-conditional CORAL.
+
+`GroupDRO` and `LfF` have modules of their own. Modality dropout is a head,
+`Deconfounder(route="dropout")`, and similarity imputation a backbone, `M3Care`: both go with any
+method.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dfdlib.data import Cohort, Schema
+from dfdlib.models._penalised import Penalised
+from dfdlib.models._risks import group_means, risks
+from dfdlib.models.method import Stage
+from dfdlib.models.moments import MomentMatching
+
+
+class IRM(Penalised):
+    r"""Invariant risk minimisation: no environment would like the logits scaled.
+
+    Source: IRMv1, Arjovsky et al. 2019 (arXiv 1907.02893), with :math:`R_e` the risk of
+    environment e, s the logits and w a number,
+
+    .. math::
+        P = \operatorname*{mean}_e \Bigl(\frac{\partial}{\partial w} R_e(w\, s)
+            \Bigr|_{w = 1} \Bigr)^2, \qquad
+        \frac{\partial R_e}{\partial w}\Bigr|_{1} = \operatorname*{mean}_{i \in e}
+            \sum_k (p_{ik} - y_{ik})\, s_{ik} .
+
+    The gradient has this closed form, so nothing is differentiated twice. The square of a mean over
+    few patients is biased upwards by its variance: take large batches. The penalty is annealed, by
+    stages: weight 1 for 10 epochs, then :math:`\lambda` for 90.
+
+    Args:
+        backbone: as in `Classifier`.
+        schema: as in `Classifier`.
+        environment: name of a group of the training part, such as "site".
+        penalty_weight: :math:`\lambda`, a stage option; None takes 100.
+        encoders: as in `Classifier`.
+        head: as in `Classifier`.
+        flags: as in `Classifier`.
+        dropout: as in `Classifier`.
+
+    Shapes:
+        a batch of n patients -> probabilities (n, k)
+
+    Raises:
+        ValueError: as in `Penalised`.
+
+    Example:
+        >>> from dfdlib import data
+        >>> from dfdlib.models import GRAPE
+        >>> cohort = data.load("synthetic", n=100)
+        >>> model = IRM(backbone=GRAPE(d=8), schema=cohort.schema, environment="site")
+        >>> model.prepare(cohort)
+        >>> sorted(model.loss(next(cohort.batches(50))))
+        ['between_environments', 'cross_entropy', 'total']
+    """
+
+    # DIFF: the first term is the mean over patients, not over environments, so that weight 0 is
+    # DIFF: ERM; the authors' code divides the whole loss by the weight, which AdamW undoes anyway.
+    usual_weight = 100.0
+    default_stages = (Stage(epochs=10, penalty_weight=1.0), Stage(epochs=90))
+
+    def between(
+        self, *, h: Tensor, logits: Tensor, y: Tensor, codes: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Mean over environments of the squared gradient by the scale of the logits."""
+        del h
+        known = (~y.isnan()).reshape(len(y), -1)
+        if self.task == "multiclass":
+            target = nn.functional.one_hot(y.nan_to_num().long(), logits.shape[1])
+            slope = ((logits.softmax(1) - target) * logits).sum(1, keepdim=True)
+        else:
+            target = y.nan_to_num().reshape(logits.shape)
+            slope = (logits.sigmoid() - target) * logits
+        slope = (slope * known).sum(1) * weight
+        mean, present = group_means(slope, known.sum(1), codes, len(self.environments))
+        return mean.square().sum() / present.sum().clamp(min=1)
+
+
+class VREx(Penalised):
+    r"""Variance risk extrapolation: all environments are predicted equally well.
+
+    Source: V-REx, Krueger et al. 2021 (arXiv 2003.00688), with :math:`R_e` the risk of
+    environment e,
+
+    .. math:: P = \operatorname{Var}_e (R_e) .
+
+    The penalty is annealed, by stages: weight 1 for 10 epochs, then :math:`\lambda` for 90.
+
+    Args:
+        backbone: as in `Classifier`.
+        schema: as in `Classifier`.
+        environment: name of a group of the training part, such as "site".
+        penalty_weight: :math:`\lambda`, a stage option; None takes 10.
+        encoders: as in `Classifier`.
+        head: as in `Classifier`.
+        flags: as in `Classifier`.
+        dropout: as in `Classifier`.
+
+    Shapes:
+        a batch of n patients -> probabilities (n, k)
+
+    Raises:
+        ValueError: as in `Penalised`.
+
+    Example:
+        >>> from dfdlib import data
+        >>> from dfdlib.models import GRAPE
+        >>> cohort = data.load("synthetic", n=100)
+        >>> model = VREx(backbone=GRAPE(d=8), schema=cohort.schema, environment="site")
+        >>> model.stage_options, model.default_stages[0]
+        (('penalty_weight',), Stage(epochs=10, penalty_weight=1.0))
+    """
+
+    # DIFF: the first term is the mean over patients, not the sum over environments
+    usual_weight = 10.0
+    default_stages = (Stage(epochs=10, penalty_weight=1.0), Stage(epochs=90))
+
+    def between(
+        self, *, h: Tensor, logits: Tensor, y: Tensor, codes: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Variance of the risks of the environments that the batch has."""
+        del h
+        risk, present = risks(logits, y, codes, weight, n_groups=len(self.environments))
+        n = present.sum().clamp(min=1)
+        return ((risk - risk.sum() / n).square() * present).sum() / n
+
+
+class CORAL(Penalised):
+    r"""Class-conditional CORAL: embeddings have the same moments in all environments, given y.
+
+    Source: Sun and Saenko 2016 (arXiv 1607.01719), within classes; P is `MomentMatching` of the
+    embedding h.
+
+    Args:
+        backbone: as in `Classifier`.
+        schema: as in `Classifier`; a task with one label per patient.
+        environment: name of a group of the training part, such as "site".
+        penalty_weight: :math:`\lambda`, a stage option; None takes 1.
+        momentum: of the moving averages, see `MomentMatching`.
+        order: 1 compares means, 2 covariances too.
+        encoders: as in `Classifier`.
+        head: as in `Classifier`.
+        flags: as in `Classifier`.
+        dropout: as in `Classifier`.
+
+    Shapes:
+        a batch of n patients -> probabilities (n, k)
+
+    Raises:
+        ValueError: as in `Penalised`, and for a multi-label task.
+
+    Example:
+        >>> from dfdlib import data
+        >>> from dfdlib.models import GRAPE
+        >>> cohort = data.load("synthetic", n=100)
+        >>> model = CORAL(backbone=GRAPE(d=8), schema=cohort.schema, environment="site")
+        >>> model.prepare(cohort)
+        >>> bool(model.loss(next(cohort.batches(50)))["between_environments"] > 0)
+        True
+    """
+
+    # DIFF: CORAL matches covariances of all patients of two domains, by the batch; here means too,
+    # DIFF: within classes, for any number of environments, in units of the spread, and smoothed.
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        schema: Schema,
+        environment: str,
+        penalty_weight: float | int | None = None,
+        momentum: float | int = 0.9,
+        order: Literal[1, 2] | int = 2,
+        encoders: Mapping[str, nn.Module] | None = None,
+        head: nn.Module | None = None,
+        flags: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            schema=schema,
+            environment=environment,
+            penalty_weight=penalty_weight,
+            encoders=encoders,
+            head=head,
+            flags=flags,
+            dropout=dropout,
+        )
+        if self.task == "multilabel":
+            raise ValueError(
+                "CORAL compares environments within classes, and several labels per patient make "
+                "no classes. Make one model per label, or take VREx"
+            )
+        self.momentum, self.order = momentum, order
+        self.moments = MomentMatching(
+            d=self.width, n_classes=schema.n_classes or 2, momentum=momentum, order=order
+        )
+
+    def prepare(self, train: Cohort) -> None:
+        """Fix the environments, make room for their moments."""
+        super().prepare(train)
+        self.moments.prepare(len(self.environments))
+
+    def between(
+        self, *, h: Tensor, logits: Tensor, y: Tensor, codes: Tensor, weight: Tensor
+    ) -> Tensor:
+        """How much the class-conditional moments of the embedding differ."""
+        del logits, weight
+        return self.moments(h, y, codes)
