@@ -137,6 +137,10 @@ class Estimator(nn.Module, ABC):
         if gather is not None:
             h_c, h_b = gather(h_c), gather(h_b)
             y = y if y is None else gather(y)
+        if len(h_c) < 2:
+            raise ValueError(
+                f"{type(self).__name__} compares patients: it needs 2 or more, got {len(h_c)}"
+            )
         group = torch.ones(len(h_c), 1, dtype=torch.bool, device=h_c.device)
         if self.n_classes is not None and y is not None:
             group = y.unsqueeze(1) == torch.arange(self.n_classes, device=y.device)
@@ -194,8 +198,6 @@ class Estimator(nn.Module, ABC):
                 f"this {name} was made for h_c (n, {self.d_c}) and h_b (n, {self.d_b}), got "
                 f"{tuple(h_c.shape)} and {tuple(h_b.shape)}. Make another, or pass these"
             )
-        if n < 2:
-            raise ValueError(f"{name} compares patients: it needs 2 or more, got {n}")
         if self.n_classes is None:
             return
         if y is None or y.shape != (n,):
