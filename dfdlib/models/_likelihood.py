@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 
 def cross_entropy(
-    logits: Tensor, y: Tensor, *weights: Float[Tensor, " n"] | None, task: str
+    logits: Tensor, y: Tensor, *weights: Float[Tensor, "n *labels"] | None, task: str
 ) -> Tensor:
     """Weighted mean over known labels; zero (with a gradient of zero) where none is known.
 
-    Weights have a mean of 1 over the training part, so the sum is divided by the number of labels.
+    A weight is one number per patient, or per patient's label. Weights have a mean of 1 over the
+    training part, so the sum is divided by the number of labels.
     """
     known = ~y.isnan()
     n = known.sum().clamp(min=1)
@@ -22,7 +23,7 @@ def cross_entropy(
         known = known.reshape(logits.shape)
     for weight in weights:
         if weight is not None:
-            each = each * weight.reshape(-1, *[1] * (each.ndim - 1))
+            each = each * weight.reshape(*weight.shape, *[1] * (each.ndim - weight.ndim))
     return (each * known).sum() / n
 
 
