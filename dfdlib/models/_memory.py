@@ -56,12 +56,22 @@ class Memory(nn.Module):
         f_c: Callable[[Tensor], Tensor],
         f_b: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "n k"]:
-        """Score [H_c ; H_b] by a rule; see `DFD`."""
+        """Score [H_c ; H_b] by a rule; see `DFD`.
+
+        Raises:
+            ValueError: for an unknown rule.
+            RuntimeError: if the rule reads what `fix` leaves behind, and nothing is there.
+        """
+        if rule not in get_args(Rule):
+            raise unknown(rule, get_args(Rule), "rule of prediction")
+        if rule != "concat" and not self.share.any():
+            raise RuntimeError(
+                f"predict={rule!r} reads what is kept of the training part, and nothing is yet. "
+                "Call fit(model, train), or take predict='concat'"
+            )
         h_c, h_b = h.chunk(2, dim=1)
         mean_c, mean_b = (mean.expand_as(h_c) for mean in self.mean)
         match rule:
-            case "concat":
-                return f_c(h)
             case "causal":
                 return f_c(torch.cat([h_c, mean_b], dim=1))
             case "bias":
@@ -72,16 +82,22 @@ class Memory(nn.Module):
                 return h_b @ self.refit_weight[1].T + self.refit_bias[1]
             case "marginal":
                 return self._marginal(h_c, f_c)
-        raise unknown(rule, get_args(Rule), "rule of prediction")
+        return f_c(h)
 
     def _marginal(self, h_c: Tensor, f_c: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits of the mean probability over representatives, one by one to spare memory."""
         several = self.task == "multiclass"
-        p = torch.zeros((), device=h_c.device)
-        for h_b, share in zip(self.prototypes, self.share, strict=True):
+        used = self.share > 0
+        log_share = self.share[used].double().log().log_softmax(dim=0)
+        # logarithms of the mean probability and of what is left of 1: neither is rounded to 0
+        yes = no = log_share.new_full((), -torch.inf)
+        for h_b, own in zip(self.prototypes[used], log_share, strict=True):
             logits = f_c(torch.cat([h_c, h_b.expand_as(h_c)], dim=1)).double()
-            p = p + share * (logits.softmax(dim=1) if several else logits.sigmoid())
-        return (p.log() if several else p.logit()).to(h_c.dtype)
+            log_p = logits.log_softmax(dim=1) if several else nn.functional.logsigmoid(logits)
+            yes = torch.logaddexp(yes, own + log_p)
+            if not several:
+                no = torch.logaddexp(no, own + log_p - logits)
+        return (yes if several else yes - no).to(h_c.dtype)
 
     @torch.no_grad()
     def fix(self, stream: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, "n 2 d"]:
@@ -102,7 +118,9 @@ class Memory(nn.Module):
             if len(kept[0]) > MAX_ROWS:
                 lowest = kept[0].topk(MAX_ROWS, largest=False).indices
                 kept = [part[lowest] for part in kept]
-        _, rows, y = kept
+        # patients come as the training part has them, which may be hospital by hospital
+        order = kept[0].argsort()
+        rows, y = kept[1][order], kept[2][order]
         self.mean.copy_(total / n)
         self._represent(rows[:, 1])
         for k in range(2):
@@ -114,7 +132,7 @@ class Memory(nn.Module):
         k = min(self.size, len(h_b))
         self.share.zero_()
         if self.kind == "samples":
-            # rows come in no order of their own, so the first are a random sample
+            # in random order, so the first are a random sample
             self.prototypes[:k], self.share[:k] = h_b[:k], 1 / k
             return
         k = min(k, len(h_b.unique(dim=0)))
