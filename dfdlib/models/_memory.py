@@ -157,7 +157,8 @@ def _logistic(
         target = label[known, column]
         if len(np.unique(target)) < 2:
             continue  # nothing to fit: a logit of 0
-        model = LogisticRegression().fit(x[known], target)
+        # Newton steps, since units of a stream go together so much that lbfgs does not arrive
+        model = LogisticRegression(solver="newton-cg").fit(x[known], target)
         if task == "multiclass":
             classes = model.classes_.astype(int)
             binary = len(classes) == 2
