@@ -18,7 +18,7 @@ from dfdlib.models._difficulty_weight import difficulty_weight
 from dfdlib.models._likelihood import cross_entropy
 from dfdlib.models._memory import Memory, MemoryName, Rule
 from dfdlib.models._signatures import signatures
-from dfdlib.models.backbone import EdgeWeight, optional
+from dfdlib.models.backbone import EdgeWeight, batch_rows
 from dfdlib.models.classifier import Classifier
 from dfdlib.models.environments import Environments
 from dfdlib.models.gate import Gate, GateLayers, GateName, edges
@@ -263,29 +263,24 @@ class DFD(Classifier):
             terms["swap"] = cross_entropy(self.head(z_c, observed), y, weight, task=self.task)
             terms["bias_swap"] = gce(self.bias_head(z_b), other_y, q=self.gce_q)
         if self.environment is not None:
-            centre = h_b.detach().mean(dim=0).expand_as(h_b)
+            centre = batch_rows(h_b.detach()).mean(dim=0).expand_as(h_b)
             alone = self.head(torch.cat([h_c, centre], dim=1), observed)
             codes = self.environments.codes(batch)
             terms["environment"] = self.alignment.penalty(
                 tokens=tokens, observed=observed, h_c=h_c, logits=alone, y=y, codes=codes
             )
-        return terms | self._auxiliary(h, tokens, observed, y)
+        if hasattr(self.backbone, "auxiliary"):
+            # each stream is a whole copy of the backbone, with terms of its own
+            parts = zip(("", "bias_"), (h_c, h_b), self.streams(tokens), strict=True)
+            for prefix, own, (net, given, edge) in parts:
+                found = net.auxiliary(own, given, observed, y, edge)  # type: ignore[operator]
+                terms |= {f"{prefix}{name}": term for name, term in found.items()}
+        return terms
 
     def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Put the terms together with their weights."""
         weights = [getattr(self, WEIGHT_OF[name]) if name in WEIGHT_OF else 1.0 for name in terms]
         return torch.stack([w * t for w, t in zip(weights, terms.values(), strict=True)]).sum()
-
-    def _auxiliary(
-        self, h: Tensor, tokens: Tensor, observed: Tensor, y: Tensor
-    ) -> dict[str, Tensor]:
-        """What the backbone adds, for both streams: each is a whole copy of it."""
-        terms: dict[str, Tensor] = {}
-        parts = zip(("", "bias_"), h.chunk(2, dim=1), self.streams(tokens), strict=True)
-        for prefix, own, (net, given, weight) in parts:
-            found = optional(net, "auxiliary", own, given, observed, y, weight) or {}
-            terms |= {f"{prefix}{name}": term for name, term in found.items()}
-        return terms
 
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix modality states of both streams, then what the rules of prediction read."""
