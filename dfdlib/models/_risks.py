@@ -39,5 +39,10 @@ def risks(
     n_groups: int,
 ) -> tuple[Float[Tensor, " g"], Float[Tensor, " g"]]:
     """Mean cross-entropy over known labels by group; 1 for groups that are there."""
-    each = gce(logits, y, q=0, weight=weight, reduction="none").reshape(len(y), -1).sum(1)
-    return group_means(each, (~y.isnan()).reshape(len(y), -1).sum(1), codes, n_groups)
+    each = gce(logits, y, q=0, weight=weight, reduction="none")
+    return group_means(rows_of(each).sum(1), rows_of(~y.isnan()).sum(1), codes, n_groups)
+
+
+def rows_of(each: Tensor) -> Tensor:
+    """(n,) as a column, (n, L) as it is; for no row too, where reshaping would not know L."""
+    return each.unsqueeze(1).flatten(1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfdlib.data import Cohort, Schema
 from dfdlib.models._penalised import Penalised
-from dfdlib.models._risks import group_means, risks
+from dfdlib.models._risks import group_means, risks, rows_of
 from dfdlib.models.method import Stage
 from dfdlib.models.moments import MomentMatching
 
@@ -69,7 +69,7 @@ class IRM(Penalised):
     ) -> Tensor:
         """Mean over environments of the squared gradient by the scale of the logits."""
         del h
-        known = (~y.isnan()).reshape(len(y), -1)
+        known = rows_of(~y.isnan())
         if self.task == "multiclass":
             target = nn.functional.one_hot(y.nan_to_num().long(), logits.shape[1])
             slope = ((logits.softmax(1) - target) * logits).sum(1, keepdim=True)

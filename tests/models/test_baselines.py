@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from dfdlib.models import GRAPE, Classifier, Deconfounder
 from dfdlib.models._risks import risks
 from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.group_dro import GroupDRO
+from dfdlib.models.lff import LfF
+from dfdlib.models.m3care import M3Care
 from dfdlib.models.moments import MomentMatching
 from dfdlib.training import Stage, fit, load_model
 
@@ -252,6 +257,45 @@ def test_heads_keep_their_weights_and_penalties():
     torch.testing.assert_close(model.loss(batch)["between_environments"], risk.var(correction=0))
     plain, _ = risks(logits, batch.y, model.environments.codes(batch), torch.ones(200), n_groups=2)
     assert not torch.allclose(plain, risk)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from lightning_fabric import Fabric
+
+sys.path.insert(0, {tests!r})
+from test_baselines import trained
+
+def work(fabric):
+    states = trained(fabric)
+    if fabric.is_global_zero:
+        torch.save(states, {out!r})
+
+if __name__ == "__main__":
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work)
+"""
+
+
+def trained(fabric=None):
+    """All methods, trained on uneven shares."""
+    data = cohort(53)
+    site = {"schema": data.schema, "environment": "site"}
+    models = {kind.__name__: kind(backbone=GRAPE(d=8), **site) for kind in METHODS}
+    models["LfF"] = LfF(backbone=GRAPE(d=8), schema=data.schema)
+    models["M3Care"] = Classifier(backbone=M3Care(backbone=GRAPE(d=8)), schema=data.schema)
+    for model in models.values():
+        fit(model, data, stages=[Stage(epochs=2)], batch_size=16, fabric=fabric)
+    return {name: model.state_dict() for name, model in models.items()}
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    script, out = tmp_path / "two.py", tmp_path / "states.pt"
+    script.write_text(TWO_PROCESSES.format(tests=os.path.dirname(__file__), out=str(out)))
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    two = torch.load(out)
+    for name, state in trained().items():
+        torch.testing.assert_close(two[name], state, atol=1e-4, rtol=1e-4)
 
 
 def test_penalised_methods_refuse():
