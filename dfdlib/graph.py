@@ -130,6 +130,8 @@ class EGSAGEConv(MessagePassing):
 class EdgeListGRAPE(nn.Module):
     """GRAPE on an edge list: the twin of `dfdlib.models.GRAPE`, with the same parameter names.
 
+    It is the twin of `dfdlib.models.MUSE` too, whose message passing is that of GRAPE.
+
     `EdgeListGRAPE(...).load_state_dict(grape.state_dict(), strict=False)` makes the two the same
     function. Like the dense form it does not compute what nobody reads: after the last layer the
     modality states and the edges are never used. It always averages modality states over the

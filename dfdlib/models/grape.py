@@ -71,11 +71,16 @@ class GRAPE(nn.Module):
     modality_states: Tensor
 
     def __init__(
-        self, *, d: int, n_layers: int = 2, dropout: float = 0.0, n_modalities: int | None = None
+        self,
+        *,
+        d: int,
+        n_layers: int = 2,
+        dropout: int | float = 0.0,
+        n_modalities: int | None = None,
     ) -> None:
         super().__init__()
         if n_layers < 1:
-            raise ValueError(f"GRAPE needs n_layers >= 1, got n_layers={n_layers}.")
+            raise ValueError(f"{type(self).__name__} needs n_layers >= 1, got n_layers={n_layers}.")
         self.d, self.n_layers, self.dropout = d, n_layers, dropout
         self.n_modalities: int | None = None
         # DIFF: GRAPE's code scales every state to unit length; left out, as in MUSE.
@@ -88,9 +93,10 @@ class GRAPE(nn.Module):
     def build(self, n_modalities: int) -> None:
         """Make the parameters whose size is the number of modalities; `Classifier` calls it."""
         if self.n_modalities not in (None, n_modalities):
+            name = type(self).__name__
             raise ValueError(
-                f"this GRAPE was built for {self.n_modalities} modalities and got {n_modalities}. "
-                f"Make a new one: GRAPE(d={self.d})."
+                f"this {name} was built for {self.n_modalities} modalities and got {n_modalities}. "
+                f"Make a new one: {name}(d={self.d})."
             )
         if self.n_modalities is None:
             self.n_modalities = n_modalities
@@ -153,27 +159,40 @@ class GRAPE(nn.Module):
         modality: Tensor = self.modality_init
         edge = tokens
         for layer, scale in enumerate(per_layer(weight, self.n_layers)):
-            w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
+            to_patient, to_modality, kept = self._messages(layer, edge, patient, modality)
             sent = cell if scale is None else cell * scale
-            # biases go into the small node terms, so that the grid is read and written less often
-            from_edge = edge @ w_edge.T
-            from_modality = nn.functional.linear(modality, w_node, self.w[layer].bias)
-            to_patient = ((from_edge + from_modality).relu_() * sent).sum(1) / degree
+            mean = (to_patient * sent).sum(1) / degree
             if layer == self.n_layers - 1:
-                patient = self._update(layer, to_patient, patient)
+                patient = self._update(layer, mean, patient)
                 yield _LayerState(patient, tokens.new_empty(0, self.d), count)
                 return
-            from_patient = nn.functional.linear(patient, w_node, self.w[layer].bias).unsqueeze(1)
-            message_sum = ((from_edge + from_patient).relu_() * sent).sum(0)
+            message_sum = (to_modality * sent).sum(0)
             if self.training:
                 total, n = batch_sum(message_sum), batch_sum(count)
                 modality = self._update(layer, total / n.clamp(min=1), modality)
             else:
                 modality = self.modality_states[layer]
-            patient = self._update(layer, to_patient, patient)
+            patient = self._update(layer, mean, patient)
             patient = nn.functional.dropout(patient, self.dropout, self.training)
             yield _LayerState(patient, message_sum, count)
-            u_patient, u_modality, u_edge = self.u[layer].weight.split(self.d, dim=1)
+            u_patient, u_modality, _ = self.u[layer].weight.split(self.d, dim=1)
             from_patient = nn.functional.linear(patient, u_patient, self.u[layer].bias)
-            from_nodes = from_patient.unsqueeze(1) + modality @ u_modality.T
-            edge = (edge @ u_edge.T).add_(from_nodes).relu_()
+            edge = (kept + from_patient.unsqueeze(1)).add_(modality @ u_modality.T).relu_()
+
+    def _messages(
+        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What every cell says to its patient and to its modality, and U e; mask and weight wait.
+
+        After the last layer nobody hears the modalities, so the last two are empty.
+        """
+        # biases go into the small node terms, so that the grid is read and written less often
+        w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
+        from_edge = edge @ w_edge.T
+        from_modality = nn.functional.linear(modality, w_node, self.w[layer].bias)
+        if layer == self.n_layers - 1:
+            return from_edge.add_(from_modality).relu_(), *edge.new_empty(2, 0)
+        to_patient = (from_edge + from_modality).relu_()
+        from_patient = nn.functional.linear(patient, w_node, self.w[layer].bias)
+        to_modality = from_edge.add_(from_patient.unsqueeze(1)).relu_()
+        return to_patient, to_modality, edge @ self.u[layer].weight[:, 2 * self.d :].T

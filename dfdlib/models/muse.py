@@ -1,0 +1,158 @@
+"""MUSE: the message passing of GRAPE, trained with contrast between two views of each patient."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dfdlib.models._contrast import drop_edges, gather_rows, same_label, same_patient
+from dfdlib.models.backbone import EdgeWeight
+from dfdlib.models.grape import GRAPE
+
+
+class MUSE(GRAPE):
+    r"""GRAPE's network with a second view in training, in which some patients lose modalities.
+
+    Source: Wu et al. 2024 (MUSE, ICLR) and its public code (zzachw/MUSE, commit cdec2ac), whose
+    settings are the defaults. The embedding :math:`h_i` is that of `GRAPE` on the whole graph. In
+    training, half of the patients with k > 1 modalities keep a random subset of 1 to k - 1 of
+    them, and the same network gives :math:`\tilde h_i`. With
+
+    .. math::
+        u = \frac{\tanh(P h)}{\lVert \tanh(P h) \rVert}, \qquad
+        s_{ij} = \frac{u_i \cdot u_j}{\theta}, \qquad
+        \tilde s_{ij} = \frac{u_i \cdot \tilde u_j}{\theta}, \qquad
+        t_{ij} = 1[y_i = y_j]
+
+    two terms join the loss, over all patients of the batch (of all processes), with weights
+    :math:`\lambda_u` and :math:`\lambda_s`:
+
+    .. math::
+        \mathcal{L}_u &= \frac{1}{2n} \sum_i \Bigl(
+            \log \frac{\sum_j e^{\tilde s_{ij}}}{e^{\tilde s_{ii}}} +
+            \log \frac{\sum_j e^{\tilde s_{ji}}}{e^{\tilde s_{ii}}} \Bigr) \\
+        \mathcal{L}_s &= \frac{1}{2n^2} \sum_{ij} \bigl(
+            \mathrm{BCE}(s_{ij}, t_{ij}) + \mathrm{BCE}(\tilde s_{ij}, t_{ij}) \bigr)
+
+    The first wants the two views of a patient to be found among all, the second patients of one
+    class to be alike, and others not. A patient without a label takes part in the first alone. With
+    several labels per patient the second is the mean over all labels of all pairs that are known.
+    The classifier reads the full view only, as in the public code.
+
+    Args:
+        d: width of tokens, states and embedding.
+        n_layers: number of rounds of message passing.
+        dropout: share of the entries of patient states set to zero after each layer in training.
+        edge_drop: share of the patients (of those with more than one modality) who lose some.
+        temperature: :math:`\theta`. The public code calls its inverse `tau` and multiplies by it;
+            :math:`\tau` means a gate here.
+        contrast_weight: :math:`\lambda_u`.
+        supervised_weight: :math:`\lambda_s`.
+        n_modalities: number of modalities M; None takes it from the first input.
+
+    Shapes:
+        tokens (n, M, d), observed (n, M), weight (n, M) or (n, M, d) or a list with one of these
+        (or None = 1) per layer -> embedding (n, d)
+
+    Raises:
+        ValueError: for numbers out of range, no layer, or another number of modalities.
+
+    Example:
+        >>> backbone = MUSE(d=8)
+        >>> tokens, observed = torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)
+        >>> h = backbone(tokens, observed)
+        >>> y = torch.tensor([0.0, 1.0, 1.0, torch.nan])
+        >>> sorted(backbone.auxiliary(h, tokens, observed, y))
+        ['supervised', 'unsupervised']
+    """
+
+    # DIFF: the public code draws modalities' states N(0, 1), and drops out theirs too in training.
+    # DIFF: its directions of an edge part after the second layer; here an edge has one state.
+    # DIFF: its classifier has a hidden layer; here that is the head's affair, and a head is linear.
+
+    def __init__(
+        self,
+        *,
+        d: int,
+        n_layers: int = 2,
+        dropout: int | float = 0.25,
+        edge_drop: int | float = 0.5,
+        temperature: int | float = 0.07,
+        contrast_weight: int | float = 0.5,
+        supervised_weight: int | float = 0.5,
+        n_modalities: int | None = None,
+    ) -> None:
+        super().__init__(d=d, n_layers=n_layers, dropout=dropout, n_modalities=n_modalities)
+        if not 0 <= edge_drop <= 1:
+            raise ValueError(f"edge_drop must lie between 0 and 1, got {edge_drop}. Take 0.5.")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}. Take 0.07.")
+        for name, value in (("contrast", contrast_weight), ("supervised", supervised_weight)):
+            if not value >= 0:
+                raise ValueError(
+                    f"{name}_weight must be 0 or more, got {value}. 0 leaves the term out."
+                )
+        self.edge_drop, self.temperature = edge_drop, temperature
+        self.contrast_weight, self.supervised_weight = contrast_weight, supervised_weight
+        self.project = nn.Sequential(nn.Linear(d, d), nn.Tanh())
+        self._shared: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        weight: EdgeWeight = None,
+    ) -> Float[Tensor, "n d"]:
+        """Embed each patient from all the tokens that were observed; see the class."""
+        self._shared = None
+        return super().forward(tokens, observed, weight)
+
+    def auxiliary(
+        self,
+        h: Float[Tensor, "n d"],
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        y: Float[Tensor, "n *labels"],
+        weight: EdgeWeight = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Contrast the embedding with that of a second view; for training.
+
+        Args:
+            h: what `forward` gave for the same tokens, mask and weight.
+            tokens: as in `forward`.
+            observed: as in `forward`.
+            y: labels, NaN where missing; (n, L) for L labels per patient.
+            weight: as in `forward`.
+
+        Returns:
+            The terms `unsupervised` and `supervised`, times their weights.
+        """
+        fewer = drop_edges(observed, self.edge_drop)
+        other = super().forward(tokens, fewer, weight)
+        self._shared = None
+        u = nn.functional.normalize(self.project(torch.cat([h, other])), dim=1)
+        label = y.reshape(len(h), -1).to(u)
+        rows = gather_rows(torch.cat([*u.chunk(2), label], dim=1))
+        u, u_other, label = rows.tensor_split([self.d, 2 * self.d], dim=1)
+        scaled = u / self.temperature
+        between = scaled @ u_other.T
+        supervised = same_label(scaled @ u.T, label) + same_label(between, label)
+        return {
+            "unsupervised": self.contrast_weight * same_patient(between),
+            "supervised": self.supervised_weight / 2 * supervised,
+        }
+
+    def _messages(
+        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As in `GRAPE`; the first layer's do not depend on the mask, so both views share them."""
+        if layer or not (self.training and torch.is_grad_enabled()):
+            return super()._messages(layer, edge, patient, modality)
+        if self._shared is None or self._shared[0] is not edge:
+            self._shared = edge, super()._messages(layer, edge, patient, modality)
+        return self._shared[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: all but the messages of the batch at hand."""
+        return self.__dict__ | {"_shared": None}
