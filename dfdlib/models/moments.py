@@ -25,9 +25,10 @@ class MomentMatching(Resizable):
     the same for a f + b, so shrinking the features does not help, and its gradient knows that.
 
     One batch is too noisy: its differences are mostly chance. So each moment's difference from the
-    mean over environments is a moving average, weighted by the patients behind it. The value is
-    smoothed, its gradient is that of the current batch. An environment that has no patient of a
-    class in a batch leaves its average as it was, as does a class that one environment only has.
+    mean over environments is a moving average, weighted by the patients behind it, as is
+    :math:`s^2`. The value is smoothed, its gradient is that of the current batch. An environment
+    that has no patient of a class in a batch leaves its average as it was, as does a class that one
+    environment only has.
 
     Args:
         d: number of features.
@@ -50,11 +51,20 @@ class MomentMatching(Resizable):
         tensor(0.5000)
     """
 
-    resizable = ("mean_sum", "mean_weight", "covariance_sum", "covariance_weight")
+    resizable = (
+        "mean_sum",
+        "mean_weight",
+        "covariance_sum",
+        "covariance_weight",
+        "variance_sum",
+        "variance_weight",
+    )
     mean_sum: Tensor
     mean_weight: Tensor
     covariance_sum: Tensor
     covariance_weight: Tensor
+    variance_sum: Tensor
+    variance_weight: Tensor
 
     def __init__(
         self,
@@ -83,6 +93,8 @@ class MomentMatching(Resizable):
         pairs = (self.d, self.d) if self.order == 2 else (0, 0)
         self.resize("covariance_sum", *cells, *pairs)
         self.resize("covariance_weight", *cells, *pairs)
+        self.resize("variance_sum", self.d)
+        self.resize("variance_weight", self.d)
 
     def reset_parameters(self) -> None:
         """Forget the moving averages; `fit` does so when it draws new weights."""
@@ -110,11 +122,8 @@ class MomentMatching(Resizable):
         n_cells = len(self.mean_sum) * self.n_classes
         cell = codes * self.n_classes + y.nan_to_num().long()
         cell = torch.where((codes >= 0) & ~y.isnan(), cell, n_cells)
-        mean, n, covariance, dof = self._moments(features, cell, known)
-        # the pooled variance of each feature within cells; a feature that is constant has no unit
-        spread = covariance.diagonal(dim1=2, dim2=3), dof.diagonal(dim1=2, dim2=3)
-        variance = (spread[0] * spread[1]).sum((0, 1)) / spread[1].sum((0, 1)).clamp(min=1)
-        unit = variance.clamp(min=torch.finfo(variance.dtype).tiny ** 0.5).sqrt()
+        mean, n, covariance, dof, centre = self._moments(features, cell, known)
+        unit = self._unit(covariance, dof, centre)
         penalty = self._smoothed("mean", mean / unit, n)
         if self.order == 2:
             scaled = covariance / (unit[:, None] * unit)
@@ -124,14 +133,15 @@ class MomentMatching(Resizable):
     def _moments(self, features: Tensor, cell: Tensor, known: Tensor | None) -> tuple[Tensor, ...]:
         """Means and covariances of each environment and class, with the weights behind them.
 
-        Weights are the number of patients, and one less for a covariance.
+        Weights are the number of patients, and one less for a covariance. Last is the centre.
         """
         there = features.new_ones(len(features), 1) if known is None else known.to(features.dtype)
         n_cells = len(self.mean_sum) * self.n_classes
         f, k = _by_cell([torch.where(there > 0, features, 0), there], cell, n_cells)
         # moments of what was centred suffer less from rounding; the centre cancels in differences
         total, count = batch_sum(f.detach().sum((0, 1))), batch_sum(k.sum((0, 1)))
-        f = (f - total / count.clamp(min=1)) * k
+        centre = total / count.clamp(min=1)
+        f = (f - centre) * k
         n, first = batch_sum(k.sum(1)), batch_sum(f.sum(1))
         mean = first / n.clamp(min=1)
         both = batch_sum(k.mT @ k)  # patients who have both features
@@ -141,7 +151,32 @@ class MomentMatching(Resizable):
         covariance = (second - first * first.mT / both.clamp(min=1)) / dof.clamp(min=1)
         moments = mean, n.expand_as(mean), covariance, dof.expand_as(covariance)
         cells = self.mean_sum.shape[:2]
-        return tuple(moment.unflatten(0, cells) for moment in moments)
+        return *(moment.unflatten(0, cells) for moment in moments), centre
+
+    def _unit(self, covariance: Tensor, dof: Tensor, centre: Tensor) -> Float[Tensor, " d"]:
+        """Standard deviation of each feature within cells; smoothed, with the batch's gradient.
+
+        Without smoothing, a last batch of a few patients who are alike by chance would have moments
+        of any size. A feature that hardly differs between patients has a ten-thousandth of its
+        mean for a unit, so that no gradient explodes.
+        """
+        dof = dof.diagonal(dim1=2, dim2=3)
+        squares = (covariance.diagonal(dim1=2, dim2=3) * dof).sum((0, 1))
+        dof = dof.sum((0, 1))
+        new_sum = torch.where(
+            dof > 0, self.momentum * self.variance_sum + squares.detach(), self.variance_sum
+        )
+        new_weight = torch.where(
+            dof > 0, self.momentum * self.variance_weight + dof, self.variance_weight
+        )
+        if self.training:
+            self.variance_sum.copy_(new_sum)
+            self.variance_weight.copy_(new_weight)
+        smoothed = new_sum / torch.where(new_weight > 0, new_weight, 1)
+        variance = smoothed + (squares - squares.detach()) / dof.clamp(min=1)
+        least = (1e-4 * centre).square().clamp(min=torch.finfo(variance.dtype).tiny ** 0.5)
+        # where nobody has told of the spread yet, nothing differs
+        return torch.where(new_weight > 0, variance.clamp(min=least).sqrt(), torch.inf)
 
     def _smoothed(self, name: str, moment: Tensor, weight: Tensor) -> Tensor:
         """Mean over pairs of environments of the squared difference of their moving averages."""

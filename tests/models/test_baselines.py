@@ -11,7 +11,7 @@ from torch import nn
 from dfdlib import data
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import GRAPE, Classifier, Deconfounder
+from dfdlib.models import GRAPE, Classifier, Deconfounder, TokenTransformer
 from dfdlib.models._risks import risks
 from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.group_dro import GroupDRO
@@ -282,6 +282,8 @@ def trained(fabric=None):
     data = cohort(53)
     site = {"schema": data.schema, "environment": "site"}
     models = {kind.__name__: kind(backbone=GRAPE(d=8), **site) for kind in METHODS}
+    # moments of units that are nearly dead move in steps
+    models["CORAL"] = CORAL(backbone=TokenTransformer(d=8), **site)
     models["LfF"] = LfF(backbone=GRAPE(d=8), schema=data.schema)
     models["M3Care"] = Classifier(backbone=M3Care(backbone=GRAPE(d=8)), schema=data.schema)
     for model in models.values():
