@@ -1,11 +1,8 @@
-"""What MUSE's contrastive terms are made of: a second mask, rows of all processes, two losses."""
+"""What MUSE's contrastive terms are made of: the mask of a second view, and two losses."""
 
 import torch
-import torch.distributed
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-
-from dfdlib.models.backbone import batch_sum
 
 
 def drop_edges(observed: Bool[Tensor, "n m"], share: int | float) -> Bool[Tensor, "n m"]:
@@ -22,19 +19,6 @@ def drop_edges(observed: Bool[Tensor, "n m"], share: int | float) -> Bool[Tensor
     order = torch.rand(observed.shape, device=device) + ~observed
     rank = order.argsort(1).argsort(1)
     return observed & ((rank < kept) | ~drawn)
-
-
-def gather_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "N d"]:
-    """The rows of all processes one below the other, with gradients; `rows` where there is one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    size = torch.tensor([len(rows)], device=rows.device)
-    sizes = [torch.empty_like(size) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(sizes, size)
-    rank = torch.distributed.get_rank()
-    before, after = int(sum(map(int, sizes[:rank]))), int(sum(map(int, sizes[rank + 1 :])))
-    # a sum of padded rows, and no gathering of them, since shares may be uneven
-    return batch_sum(nn.functional.pad(rows, (0, 0, before, after)))
 
 
 def same_patient(similarity: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

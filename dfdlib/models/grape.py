@@ -177,7 +177,8 @@ class GRAPE(nn.Module):
             yield _LayerState(patient, message_sum, count)
             u_patient, u_modality, _ = self.u[layer].weight.split(self.d, dim=1)
             from_patient = nn.functional.linear(patient, u_patient, self.u[layer].bias)
-            edge = (kept + from_patient.unsqueeze(1)).add_(modality @ u_modality.T).relu_()
+            from_nodes = from_patient.unsqueeze(1) + modality @ u_modality.T
+            edge = (kept + from_nodes).relu_()
 
     def _messages(
         self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dfdlib.models._contrast import drop_edges, gather_rows, same_label, same_patient
-from dfdlib.models.backbone import EdgeWeight
+from dfdlib.models._contrast import drop_edges, same_label, same_patient
+from dfdlib.models.backbone import EdgeWeight, batch_rows
 from dfdlib.models.grape import GRAPE
 
 
@@ -133,7 +133,7 @@ class MUSE(GRAPE):
         self._shared = None
         u = nn.functional.normalize(self.project(torch.cat([h, other])), dim=1)
         label = y.reshape(len(h), -1).to(u)
-        rows = gather_rows(torch.cat([*u.chunk(2), label], dim=1))
+        rows = batch_rows(torch.cat([*u.chunk(2), label], dim=1))
         u, u_other, label = rows.tensor_split([self.d, 2 * self.d], dim=1)
         scaled = u / self.temperature
         between = scaled @ u_other.T
