@@ -134,7 +134,8 @@ class CORAL(Penalised):
     r"""Class-conditional CORAL: embeddings have the same moments in all environments, given y.
 
     Source: Sun and Saenko 2016 (arXiv 1607.01719), within classes; P is `MomentMatching` of the
-    embedding h.
+    embedding h. The penalty comes in late, by stages: weight 0 for 10 epochs, then :math:`\lambda`
+    for 90, since before anything is learned the embedding is easily emptied of the cause too.
 
     Args:
         backbone: as in `Classifier`.
@@ -165,7 +166,9 @@ class CORAL(Penalised):
     """
 
     # DIFF: CORAL matches covariances of all patients of two domains, by the batch; here means too,
-    # DIFF: within classes, for any number of environments, in units of the spread, and smoothed.
+    # DIFF: within classes, for any number of environments, in units of the spread, smoothed, late.
+    default_stages = (Stage(epochs=10, penalty_weight=0.0), Stage(epochs=90))
+
     def __init__(
         self,
         *,

@@ -99,12 +99,13 @@ class GroupDRO(Classifier):
         """Fix the groups, those without a patient left out."""
         self.environments.prepare(train)
         super().prepare(train)
-        if train.y is not None:
-            whole = next(train.batches(len(train)))
-            there = ~train.y.isnan().reshape(len(train), -1).all(1)
-            self.group_weights.prepare(
-                torch.bincount(self._group(whole, train.y)[there], minlength=self._n_groups)
-            )
+        count = torch.zeros(self._n_groups, dtype=torch.long, device=train.device)
+        for batch in train.batches(1024):
+            if batch.y is not None:
+                there = ~batch.y.isnan().reshape(len(batch), -1).all(1)
+                group = self._group(batch, batch.y)[there]
+                count += torch.bincount(group, minlength=self._n_groups)
+        self.group_weights.prepare(count)
 
     @property
     def _n_groups(self) -> int:

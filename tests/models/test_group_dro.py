@@ -50,11 +50,16 @@ def test_a_group_that_stays_worst_takes_all_weight_without_overflow():
     assert q.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("groups", ["environment", "environment_label"])
-@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize(
+    ("task", "groups"),
+    [
+        ("binary", "environment"),
+        ("binary", "environment_label"),
+        ("multiclass", "environment_label"),
+        ("multilabel", "environment"),
+    ],
+)
 def test_the_loss_is_the_weighted_risk_of_the_groups(task, groups):
-    if (task, groups) == ("multilabel", "environment_label"):
-        pytest.skip("refused")
     data = cohort(task)
     model = make(data, groups=groups, step_size=0.5)
     batch = next(data.batches(90))
