@@ -153,7 +153,7 @@ class GroupWeights(Resizable):
 
     def prepare(self, count: Int[Tensor, " g"]) -> None:
         """Let all groups that have a patient begin alike."""
-        self.start = (count > 0).float() / (count > 0).sum()
+        self.start = (count > 0).float() / (count > 0).sum().clamp(min=1)
         self.q = self.start.clone()
 
     def reset_parameters(self) -> None:
