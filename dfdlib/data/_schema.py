@@ -134,7 +134,7 @@ class Batch:
             x={name: value[positions] for name, value in self.x.items()},
             observed=self.observed[positions],
             y=None if self.y is None else self.y[positions],
-            groups={name: levels[positions.cpu()] for name, levels in self.groups.items()},
+            groups={name: levels[positions.cpu().numpy()] for name, levels in self.groups.items()},
             index=self.index[positions],
             x_observed={name: mask[positions] for name, mask in self.x_observed.items()},
         )

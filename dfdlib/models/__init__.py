@@ -1,19 +1,31 @@
 """Backbones, methods and heads."""
 
+from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.classifier import Classifier
 from dfdlib.models.dfd import DFD
 from dfdlib.models.grape import GRAPE
+from dfdlib.models.group_dro import GroupDRO
 from dfdlib.models.heads import Deconfounder, Linear
+from dfdlib.models.lff import LfF
+from dfdlib.models.m3care import M3Care
 from dfdlib.models.method import Method, Stage
+from dfdlib.models.muse import MUSE
 from dfdlib.models.transformer import TokenTransformer
 
 __all__ = [
+    "CORAL",
     "DFD",
     "GRAPE",
+    "IRM",
+    "MUSE",
     "Classifier",
     "Deconfounder",
+    "GroupDRO",
+    "LfF",
     "Linear",
+    "M3Care",
     "Method",
     "Stage",
     "TokenTransformer",
+    "VREx",
 ]

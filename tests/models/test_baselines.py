@@ -279,7 +279,7 @@ if __name__ == "__main__":
 
 def trained(fabric=None):
     """All methods, trained on uneven shares."""
-    data = cohort(53)
+    data = cohort(49)
     site = {"schema": data.schema, "environment": "site"}
     models = {kind.__name__: kind(backbone=GRAPE(d=8), **site) for kind in METHODS}
     # moments of units that are nearly dead move in steps
