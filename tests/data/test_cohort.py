@@ -395,6 +395,7 @@ def test_rows_of_a_batch_are_those_of_the_cohort():
     assert torch.equal(batch.x["drugs"].values, torch.tensor([5, 2, 3]))
     assert torch.equal(batch.observed, expected.observed)
     assert torch.equal(batch.y, torch.tensor([0.0, 1.0]))
+    assert batch.rows(torch.tensor([1])).groups["site"].tolist() == ["a"]
 
 
 def test_a_feature_mask_is_put_in_the_order_of_the_features():
