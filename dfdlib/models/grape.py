@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dfdlib.models._cells import Cells, Grid
 from dfdlib.models.backbone import EdgeWeight, batch_sum, per_layer
 
 
@@ -152,21 +153,20 @@ class GRAPE(nn.Module):
         self, tokens: Tensor, observed: Tensor, weight: EdgeWeight
     ) -> Iterator["_LayerState"]:
         """Run the layers one by one; the states after each."""
-        cell = observed.unsqueeze(-1).to(tokens.dtype)
-        degree = cell.sum(1).clamp(min=1)
+        cells = self._cells(observed, tokens)
+        degree = observed.sum(1, keepdim=True).clamp(min=1).to(tokens.dtype)
         count = observed.sum(0).unsqueeze(-1).to(tokens.dtype)
         patient = tokens.new_ones(1, self.d)  # one row: every patient starts alike
         modality: Tensor = self.modality_init
         edge = tokens
         for layer, scale in enumerate(per_layer(weight, self.n_layers)):
-            to_patient, to_modality, kept = self._messages(layer, edge, patient, modality)
-            sent = cell if scale is None else cell * scale
-            mean = (to_patient * sent).sum(1) / degree
+            to_patient, to_modality, kept = self._messages(layer, edge, patient, modality, cells)
+            mean = cells.to_patients(to_patient, scale) / degree
             if layer == self.n_layers - 1:
                 patient = self._update(layer, mean, patient)
                 yield _LayerState(patient, tokens.new_empty(0, self.d), count)
                 return
-            message_sum = (to_modality * sent).sum(0)
+            message_sum = cells.to_modalities(to_modality, scale)
             if self.training:
                 total, n = batch_sum(message_sum), batch_sum(count)
                 modality = self._update(layer, total / n.clamp(min=1), modality)
@@ -177,23 +177,30 @@ class GRAPE(nn.Module):
             yield _LayerState(patient, message_sum, count)
             u_patient, u_modality, _ = self.u[layer].weight.split(self.d, dim=1)
             from_patient = nn.functional.linear(patient, u_patient, self.u[layer].bias)
-            from_nodes = from_patient.unsqueeze(1) + modality @ u_modality.T
-            edge = (kept + from_nodes).relu_()
+            from_modality = cells.of_modalities(modality @ u_modality.T)
+            edge = (kept + (cells.of_patients(from_patient) + from_modality)).relu_()
+
+    def _cells(self, observed: Tensor, tokens: Tensor) -> Cells:
+        """How edges are kept: here in the grid that they come in."""
+        return Grid(observed, tokens.dtype)
 
     def _messages(
-        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor
+        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor, cells: Cells
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What every cell says to its patient and to its modality, and U e; mask and weight wait.
+        """What every edge says to its patient and to its modality, and U e; weights come later.
 
         After the last layer nobody hears the modalities, so the last two are empty.
         """
-        # biases go into the small node terms, so that the grid is read and written less often
+        if layer == 0:
+            edge = cells.edges(edge)
+        # biases go into the small node terms, so that the edges are read and written less often
         w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
         from_edge = edge @ w_edge.T
         from_modality = nn.functional.linear(modality, w_node, self.w[layer].bias)
+        from_modality = cells.of_modalities(from_modality)
         if layer == self.n_layers - 1:
             return from_edge.add_(from_modality).relu_(), *edge.new_empty(2, 0)
         to_patient = (from_edge + from_modality).relu_()
         from_patient = nn.functional.linear(patient, w_node, self.w[layer].bias)
-        to_modality = from_edge.add_(from_patient.unsqueeze(1)).relu_()
+        to_modality = from_edge.add_(cells.of_patients(from_patient)).relu_()
         return to_patient, to_modality, edge @ self.u[layer].weight[:, 2 * self.d :].T

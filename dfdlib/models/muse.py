@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dfdlib.models._cells import Cells, Grid, Listed
 from dfdlib.models._contrast import drop_edges, same_label, same_patient
 from dfdlib.models.backbone import EdgeWeight, batch_rows
 from dfdlib.models.grape import GRAPE
@@ -39,6 +40,9 @@ class MUSE(GRAPE):
     class to be alike, and others not. A patient without a label takes part in the first alone. With
     several labels per patient the second is the mean over all labels of all pairs that are known.
     The classifier reads the full view only, as in the public code.
+
+    What is said along the edges of the first layer is the same in both views, and computed once. On
+    a CPU edges are kept as a list of the observed pairs, elsewhere as GRAPE's grid.
 
     Args:
         d: width of tokens, states and embedding.
@@ -96,7 +100,7 @@ class MUSE(GRAPE):
         self.edge_drop, self.temperature = edge_drop, temperature
         self.contrast_weight, self.supervised_weight = contrast_weight, supervised_weight
         self.project = nn.Sequential(nn.Linear(d, d), nn.Tanh())
-        self._shared: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._shared: tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def forward(
         self,
@@ -143,15 +147,26 @@ class MUSE(GRAPE):
             "supervised": self.supervised_weight / 2 * supervised,
         }
 
+    def _cells(self, observed: Tensor, tokens: Tensor) -> Cells:
+        """A list on the CPU, where it is faster; elsewhere a grid, whose sums are deterministic."""
+        kind = Listed if tokens.device.type == "cpu" else Grid
+        return kind(observed, tokens.dtype)
+
     def _messages(
-        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor
+        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor, cells: Cells
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As in `GRAPE`; the first layer's do not depend on the mask, so both views share them."""
-        if layer or not (self.training and torch.is_grad_enabled()):
-            return super()._messages(layer, edge, patient, modality)
-        if self._shared is None or self._shared[0] is not edge:
-            self._shared = edge, super()._messages(layer, edge, patient, modality)
-        return self._shared[1]
+        """As in `GRAPE`; those of the first of several layers are shared by both views."""
+        last = layer == self.n_layers - 1
+        if layer or last or not (self.training and torch.is_grad_enabled()):
+            return super()._messages(layer, edge, patient, modality, cells)
+        if self._shared is not None and self._shared[0] is edge:
+            _, whole, messages = self._shared
+            if not (cells.observed & ~whole).any():
+                to_patient, to_modality, kept = (cells.take(part, whole) for part in messages)
+                return to_patient, to_modality, kept
+        messages = super()._messages(layer, edge, patient, modality, cells)
+        self._shared = edge, cells.observed, messages
+        return messages
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: all but the messages of the batch at hand."""

@@ -10,6 +10,7 @@ import torch
 from dfdlib.data import Cohort
 from dfdlib.graph import EdgeListGRAPE
 from dfdlib.models import Classifier
+from dfdlib.models._cells import Grid
 from dfdlib.models._contrast import drop_edges, same_label, same_patient
 from dfdlib.models.muse import MUSE
 from dfdlib.training import Stage, fit
@@ -26,6 +27,14 @@ def pair(n_layers=2, **options):
     state = {k: v for k, v in dense.state_dict().items() if not k.startswith(own)}
     twin.load_state_dict(state)
     return dense, twin
+
+
+@pytest.fixture(params=["list", "grid"])
+def layout(request, monkeypatch):
+    """Both ways to keep edges: the one for CPUs, and the one for other devices."""
+    if request.param == "grid":
+        monkeypatch.setattr("dfdlib.models.muse.Listed", Grid)
+    return request.param
 
 
 def grid(n=N, seed=0):
@@ -90,7 +99,7 @@ def by_loops(h, other, y, project, temperature):
 
 @pytest.mark.parametrize("k", [0, 1, D])
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-def test_dense_equals_edge_list_with_gradients(n_layers, k):
+def test_equals_the_edge_list_twin_with_gradients(n_layers, k, layout):
     tokens, observed = grid()
     weight = [*edge_weight(k), *[None] * n_layers][:n_layers] if k else None
     given = weight if k != 1 else [weight[0].squeeze(-1), *weight[1:]]
@@ -104,7 +113,18 @@ def test_dense_equals_edge_list_with_gradients(n_layers, k):
         torch.testing.assert_close(dense, twin, atol=1e-10, rtol=0)
 
 
-def test_a_patient_alone_gets_the_score_of_the_batch():
+def test_patients_without_modalities_and_batches_without_patients(layout):
+    dense, twin = pair()
+    tokens, _ = grid()
+    observed = torch.zeros(N, M, dtype=torch.bool)
+    torch.testing.assert_close(dense(tokens, observed), twin(tokens, observed))
+    observed[2, 1] = True
+    torch.testing.assert_close(dense(tokens, observed), twin(tokens, observed))
+    h = dense(tokens[:0], observed[:0])
+    assert h.shape == (0, D)
+
+
+def test_a_patient_alone_gets_the_score_of_the_batch(layout):
     backbone, _ = pair()
     tokens, observed = grid()
     whole = backbone.train()(tokens, observed)
@@ -156,7 +176,7 @@ def views(backbone, tokens, observed, y, weight=None, seed=3):
 
 @pytest.mark.parametrize("weight", [None, edge_weight()], ids=["plain", "weighted"])
 @pytest.mark.parametrize("labels", LABELS)
-def test_terms_are_those_of_loops_over_the_twins_embeddings(labels, weight):
+def test_terms_are_those_of_loops_over_the_twins_embeddings(labels, weight, layout):
     options = {"temperature": 0.3, "contrast_weight": 0.7, "supervised_weight": 0.2}
     backbone, twin = pair(**options)
     tokens, observed = grid()
@@ -203,7 +223,7 @@ def test_terms_do_not_depend_on_the_order_of_patients(monkeypatch):
     torch.testing.assert_close(terms, shuffled)
 
 
-def test_views_share_messages_without_changing_values_or_gradients():
+def test_views_share_messages_without_changing_values_or_gradients(layout):
     """The messages that the first view left are used once, and only for the same tokens."""
     backbone, _ = pair()
     tokens, observed = grid()
