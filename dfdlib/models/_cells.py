@@ -52,13 +52,14 @@ class Listed:
 
     def __init__(self, observed: Bool[Tensor, "n m"], dtype: torch.dtype) -> None:
         self.observed = observed
-        self.patient, modality = observed.nonzero().unbind(1)
+        self.cell = observed.flatten().nonzero().squeeze(1)
+        self.patient, modality = self.cell // observed.shape[1], self.cell % observed.shape[1]
         # few columns, so that products with it are cheaper than moving rows
         self.modality = nn.functional.one_hot(modality, observed.shape[1]).to(dtype)
 
     def edges(self, values: Float[Tensor, "n m d"]) -> Float[Tensor, "e d"]:
         """Gather the observed cells."""
-        return values[self.observed]
+        return values.flatten(0, 1).index_select(0, self.cell)
 
     def of_patients(self, h: Float[Tensor, "k d"]) -> Float[Tensor, "f d"]:
         """Gather the patients' rows."""
@@ -88,7 +89,7 @@ class Listed:
         return values.index_select(0, self.observed[whole].nonzero().squeeze(1))
 
     def _sent(self, message: Tensor, weight: Tensor | None) -> Tensor:
-        return message if weight is None else message * weight[self.observed]
+        return message if weight is None else message * self.edges(weight)
 
 
 Cells = Grid | Listed
