@@ -152,12 +152,11 @@ def test_every_parameter_gets_a_gradient(backbone, mi, gate):
     options = EVERYTHING | {"mi_within": mi != "mine"}
     model = prepared(data, backbone, mi=mi, **options, **gate)
     model.loss(next(data.batches(60)))["total"].backward()
-    without = [
-        name
-        for name, p in model.named_parameters()
-        if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() == 0
-    ]
-    assert without == []
+    parts = dict(model.named_parameters())
+    if mi == "infonce":  # compares scores of one h_c, to which this bias adds the same
+        del parts["decorrelation.estimator.net.g.2.bias"]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in parts.values())
+    assert [name for name, p in parts.items() if p.grad.abs().max() < 1e-7] == []
 
 
 def reach(term, model):
