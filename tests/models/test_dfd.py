@@ -8,11 +8,16 @@ import torch
 from torch import nn
 
 from dfdlib.data import Cohort
-from dfdlib.models import DFD, GRAPE, Deconfounder, TokenTransformer
+from dfdlib.models import DFD, GRAPE, MUSE, Deconfounder, TokenTransformer
 from dfdlib.models._dfd_options import WEIGHT_OF
 from dfdlib.training import Stage, fit
 
-BACKBONES = [GRAPE, TokenTransformer]
+
+def muse(*, d):
+    return MUSE(d=d, dropout=0.0)
+
+
+BACKBONES = [GRAPE, TokenTransformer, muse]
 INFORMATION = ["club", "mine", "infonce", "hsic", "dcor"]
 
 
@@ -185,6 +190,27 @@ def test_each_loss_teaches_its_own_stream_only(backbone):
         found = reach(terms[name], model)
         assert found["backbone"] == found["head"] == found["alignment"] == 0, name
         assert found["bias_backbone"] > 0, name
+
+
+def test_the_terms_of_a_backbone_teach_its_own_stream():
+    data = cohort()
+    model = prepared(data, muse, environment="site")
+    terms = model.loss(next(data.batches(60)))
+    for kind in ("unsupervised", "supervised"):
+        found = reach(terms[kind], model)
+        assert found["backbone"] > 0 == found["bias_backbone"]
+        found = reach(terms[f"bias_{kind}"], model)
+        assert found["bias_backbone"] > 0 == found["backbone"]
+        assert found["alignment"] == 0
+        assert found["gate_net"] > 0
+    alone = prepared(data, environment="site").loss(next(data.batches(60)))
+    assert set(terms) - set(alone) == {
+        "unsupervised", "supervised", "bias_unsupervised", "bias_supervised"
+    }  # fmt: skip
+    rest = (0.1 if k == "mi" else 1 for k in terms if k != "total")
+    values = (v.item() for k, v in terms.items() if k != "total")
+    total = sum(w * v for w, v in zip(rest, values, strict=True))
+    assert terms["total"].item() == pytest.approx(total, abs=1e-5)
 
 
 def test_without_stop_gradient_each_loss_teaches_both_streams():

@@ -9,11 +9,11 @@ from sklearn.metrics import roc_auc_score
 
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import DFD, GRAPE, TokenTransformer
+from dfdlib.models import DFD, GRAPE, MUSE, TokenTransformer
 from dfdlib.models.moments import MomentMatching
 from dfdlib.training import Stage, fit, load_model
 
-BACKBONES = [GRAPE, TokenTransformer]
+BACKBONES = [GRAPE, TokenTransformer, MUSE]
 RULES = ["concat", "causal", "marginal", "causal_refit", "bias", "bias_refit"]
 STAGES = [Stage(epochs=1, mi_weight=0.0), Stage(epochs=2)]
 EVERYTHING = {
@@ -68,10 +68,10 @@ def test_a_score_does_not_depend_on_the_batch(backbone):
     for rule in RULES:
         model.predict = rule
         whole = torch.cat([model.predict_proba(b) for b in data.batches(101)])
-        alone = torch.cat([model.predict_proba(b) for b in data.batches(1)])
+        alone = torch.cat([model.predict_proba(b) for b in data.select(range(15)).batches(1)])
         assert whole[:, 1].std() > 1e-4, rule
-        torch.testing.assert_close(alone, whole, atol=1e-5, rtol=0)
-        shuffled = list(data.batches(7, seed=3))
+        torch.testing.assert_close(alone, whole[:15], atol=1e-5, rtol=0)
+        shuffled = list(data.batches(30, seed=3))
         p = torch.cat([model.predict_proba(b) for b in shuffled])
         index = torch.cat([b.index for b in shuffled])
         torch.testing.assert_close(p, whole[index], atol=1e-5, rtol=0)
@@ -145,7 +145,7 @@ def test_a_trained_model_holds_no_patient():
 def test_every_task_learns_with_labels_that_are_missing(task, options):
     data = cohort(task)
     model = DFD(backbone=GRAPE(d=8), schema=data.schema, **options)
-    stages = [Stage(epochs=20, mi_weight=0.0)]
+    stages = [Stage(epochs=14, mi_weight=0.0)]
     history = fit(model, data, stages=stages, batch_size=25, lr=0.02).history
     assert np.isfinite(history.to_numpy()).all()
     known = ~data.y.reshape(len(data), -1).isnan().any(1).numpy()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from dfdlib.data import Cohort
-from dfdlib.models import DFD, GRAPE, TokenTransformer
+from dfdlib.models import DFD, GRAPE, MUSE, TokenTransformer
 from dfdlib.models.gate import Gate
 from dfdlib.training import Stage, fit
 
@@ -81,7 +81,7 @@ def test_the_streams_share_each_edge(layers, channels):
     torch.testing.assert_close(tau + omega, torch.ones_like(tau))
 
 
-@pytest.mark.parametrize("backbone", [GRAPE, TokenTransformer])
+@pytest.mark.parametrize("backbone", [GRAPE, TokenTransformer, MUSE])
 @pytest.mark.parametrize("layers", ["first", "all"])
 def test_a_constant_gate_halves_every_message(backbone, layers):
     data = cohort()
