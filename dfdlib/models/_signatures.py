@@ -24,8 +24,8 @@ ADVICE = {
     "same. Train longer, or raise lr; predictions are those of two copies of one network",
     "gate saturated": "the gate is saturated: nearly all edges go to one stream alone. Lower lr, "
     "or raise weight_decay",
-    "likeness": "H_c and H_b are alike (linear CKA near 1): the streams were not separated. Raise "
-    "mi_weight. A t-SNE plot shows two clouds all the same, since two networks have two bases",
+    "likeness": "H_c and H_b are alike (linear CKA near 1): the streams were not separated. Set "
+    "mi, or raise mi_weight. A t-SNE plot shows two clouds all the same, since two networks have two bases",
     "mi": "the estimate of the mutual information is negative, so it bounds nothing: the estimator "
     "lags behind the features. Raise mi_refits, or mi_noise",
     "mi drift": "the estimate of the mutual information had not settled at the end. Train longer, "

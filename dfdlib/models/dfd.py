@@ -131,15 +131,12 @@ class DFD(Classifier):
         mi: DependenceName | str | None = "club",
         mi_weight: float | int = 0.1,
         mi_within: bool = False,
-        mi_noise: float | int = 0.1,
+        mi_noise: float | int = 1.0,
         mi_hidden: int = 64,
         mi_refits: int = 0,
         difficulty: bool = False,
         swap_weight: float | int = 0.0,
         environment: str | None = None,
-        environment_weight: float | int = 1.0,
-        bottleneck: int = 2,
-        bottleneck_noise: float | int = 0.3,
         predict: Rule | str = "concat",
         memory: MemoryName | str = "prototypes",
         n_memory: int = 64,
@@ -155,8 +152,7 @@ class DFD(Classifier):
         self.mi_hidden, self.mi_refits = mi_hidden, mi_refits
         self.difficulty, self.swap_weight = difficulty, swap_weight
         self.predict, self.memory, self.n_memory = predict, memory, n_memory
-        self.environment, self.environment_weight = environment, environment_weight
-        self.bottleneck, self.bottleneck_noise = bottleneck, bottleneck_noise
+        self.environment = environment
         check_options(self)
         # layers that a list of edge weights is for; None where one weight is for all
         self.n_layers = None if gate_layers == "all" else int(backbone.n_layers)  # type: ignore[arg-type]
@@ -176,9 +172,8 @@ class DFD(Classifier):
         if environment is not None:
             self.environments = Environments(environment)
             self.alignment = Alignment(
-                d=self.d, n_modalities=n_modalities, n_outputs=n_outputs, n_classes=n_classes,
-                width=bottleneck, noise=bottleneck_noise,
-            )  # fmt: skip
+                d=self.d, n_modalities=n_modalities, n_outputs=n_outputs, task=self.task
+            )
         self.kept = Memory(
             d=self.d, n_outputs=n_outputs, task=self.task, size=n_memory, kind=memory
         )
@@ -195,7 +190,6 @@ class DFD(Classifier):
         super().prepare(train)
         if self.environment is not None:
             self.environments.prepare(train)
-            self.alignment.prepare(len(self.environments))
 
     def tau(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "..."]:
         """The gate's weight of each edge (and channel) in the causal stream."""
@@ -204,9 +198,8 @@ class DFD(Classifier):
     def streams(self, tokens: Float[Tensor, "n m d"]) -> list[tuple[nn.Module, Tensor, EdgeWeight]]:
         """Of the causal and of the bias stream: the network, what it reads, its edge weights."""
         tau = self.tau(tokens)
-        narrow = tokens if self.environment is None else self.alignment.narrow(tokens)
         return [
-            (self.backbone, narrow, edges(tau, n_layers=self.n_layers)),
+            (self.backbone, tokens, edges(tau, n_layers=self.n_layers)),
             (self.bias_backbone, tokens, edges(1 - tau, n_layers=self.n_layers)),
         ]
 
@@ -224,6 +217,20 @@ class DFD(Classifier):
             return self.head(self._heads_read(*h.chunk(2, dim=1))[0], observed)
         return self.kept.logits(
             self.predict, h, f_c=lambda z: self.head(z, observed), f_b=self.bias_head
+        )
+
+    def score(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """Logits by the rule `predict`; with environments, f_c is corrected in two of them."""
+        if self.environment is None or self.predict not in ("causal", "marginal"):
+            return super().score(tokens, observed)
+        vote = self.alignment
+        return self.kept.logits(
+            self.predict,
+            self.represent(tokens, observed),
+            f_c=lambda z: vote(self.head(z, observed), tokens, observed),
+            f_b=self.bias_head,
         )
 
     def _heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,10 +272,8 @@ class DFD(Classifier):
         if self.environment is not None:
             centre = batch_rows(h_b.detach()).mean(dim=0).expand_as(h_b)
             alone = self.head(torch.cat([h_c, centre], dim=1), observed)
-            codes = self.environments.codes(batch)
-            terms["environment"] = self.alignment.penalty(
-                tokens=tokens, observed=observed, h_c=h_c, logits=alone, y=y, codes=codes
-            )
+            terms["alone"] = cross_entropy(alone, y, weight, task=self.task)
+            terms["votes"] = self.alignment.loss(tokens, observed, y)
         if hasattr(self.backbone, "auxiliary"):
             # each stream is a whole copy of the backbone, with terms of its own
             parts = zip(("", "bias_"), (h_c, h_b), self.streams(tokens), strict=True)
@@ -291,4 +296,5 @@ class DFD(Classifier):
         if self.difficulty:
             self.relative_difficulty.reset_parameters()
         self.signatures = signatures(self.measured, history)
-        return self.signatures.query("not ok")["advice"].tolist()
+        advice = self.signatures.query("not ok")["advice"].tolist()
+        return advice + (self.alignment.advice(self.environment) if self.environment else [])
