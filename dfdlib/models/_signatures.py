@@ -25,7 +25,7 @@ ADVICE = {
     "gate saturated": "the gate is saturated: nearly all edges go to one stream alone. Lower lr, "
     "or raise weight_decay",
     "likeness": "H_c and H_b are alike (linear CKA near 1): the streams were not separated. Set "
-    "mi, or raise mi_weight. A t-SNE plot shows two clouds all the same, since two networks have two bases",
+    "mi, or raise mi_weight. A t-SNE plot shows two clouds all the same: two networks, two bases",
     "mi": "the estimate of the mutual information is negative, so it bounds nothing: the estimator "
     "lags behind the features. Raise mi_refits, or mi_noise",
     "mi drift": "the estimate of the mutual information had not settled at the end. Train longer, "
