@@ -56,8 +56,7 @@ def write_patients(path: Path, n: int) -> None:
 def ours(name: str) -> Callable[[Data], Epoch]:
     """Import what a method of ours needs; what is returned makes its training epoch."""
     from dfdlib.data import Cohort
-    from dfdlib.models import DFD, GRAPE, Classifier
-    from dfdlib.models.muse import MUSE
+    from dfdlib.models import DFD, GRAPE, MUSE, Classifier
 
     def make(data: Data) -> Epoch:
         x = {f"m{j}": torch.from_numpy(values) for j, values in enumerate(data["x"])}
