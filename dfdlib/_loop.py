@@ -150,7 +150,7 @@ class Loop:
             terms = self.model.loss(batch.to(self.fabric.device))
             self._check_finite(terms, step)
             # every process takes the mean over its own labels; put together, one mean over all
-            share = _labels(batch) * world / max(_labels(whole), 1) if world > 1 else 1.0
+            share = _share(batch, whole) * world if world > 1 else 1.0
             self.fabric.backward(terms["total"] * share)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -254,6 +254,12 @@ def _auroc(cohort: Cohort, p: Float[np.ndarray, "n k"]) -> float:
     if any(len(np.unique(y[k, c])) < 2 for c, k in enumerate(known.T)):
         return math.nan
     return float(np.mean([roc_auc_score(y[k, c], p[k, c]) for c, k in enumerate(known.T)]))
+
+
+def _share(batch: Batch, whole: Batch) -> float:
+    """The part of a batch that a process has, by labels; by patients where there is no label."""
+    labels = _labels(whole)
+    return _labels(batch) / labels if labels else len(batch) / len(whole)
 
 
 def _labels(batch: Batch) -> int:
