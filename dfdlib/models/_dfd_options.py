@@ -18,7 +18,7 @@ WEIGHT_OF = {
     "mi": "mi_weight",
     "swap": "swap_weight",
     "bias_swap": "swap_weight",
-    "environment": "environment_weight",
+    "alone": "causal_weight",
 }
 _WORDS: dict[str, Any] = {
     "mi": DependenceName,
@@ -43,9 +43,8 @@ def check_options(model: "DFD") -> None:
     for name in WEIGHT_OF.values():
         if not getattr(model, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(model, name)}")
-    for name in ("n_memory", "bottleneck"):
-        if getattr(model, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(model, name)}")
+    if model.n_memory < 1:
+        raise ValueError(f"n_memory must be at least 1, got {model.n_memory}")
     if model.mi_within and model.mi == "mine":
         raise ValueError("mi='mine' has no form within classes. Take mi='club' or 'infonce'")
     several = model.task == "multilabel"

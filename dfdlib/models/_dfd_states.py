@@ -47,9 +47,27 @@ def fix_streams(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> dict[st
     optional(model.bias_backbone, "fix_states", lambda: stream(1))
     rows = model.kept.fix(labelled())
     optional(model.head, "fix_states", embeddings)
+    if model.environment is not None:
+        _fix_alignment(model, batches)
     measured = _measure(model, rows) | (gates.measured() if model.gate == "learned" else {})
     model.train(training)
     return measured
+
+
+def _fix_alignment(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> None:
+    """Fix the correction of f_c[H_c ; mean H_b] by what differs between environments."""
+    rows = []
+    for batch in batches():
+        if batch.y is None:
+            continue
+        tokens, observed = model.tokens(batch)
+        h_c = model.represent(tokens, observed).chunk(2, dim=1)[0]
+        alone = torch.cat([h_c, model.kept.mean[1].expand_as(h_c)], dim=1)
+        votes = model.alignment.votes(tokens)
+        codes = model.environments.codes(batch)
+        rows.append((model.head(alone, observed), votes, observed, batch.y, codes))
+    if rows:
+        model.alignment.fix(*(torch.cat(part) for part in zip(*rows, strict=True)))
 
 
 def _measure(model: "DFD", rows: Float[Tensor, "n s d"]) -> dict[str, float]:

@@ -124,7 +124,7 @@ class Memory(nn.Module):
         self.mean.copy_(total / n)
         self._represent(rows[:, 1])
         for k in range(2):
-            weight, bias = _logistic(rows[:, k], y, task=self.task, n_outputs=self.n_outputs)
+            weight, bias = logistic(rows[:, k], y, task=self.task, n_outputs=self.n_outputs)
             self.refit_weight[k], self.refit_bias[k] = weight, bias
         return rows
 
@@ -142,7 +142,7 @@ class Memory(nn.Module):
         self.share[:k] = torch.as_tensor(count / count.sum()).to(self.share)
 
 
-def _logistic(
+def logistic(
     h: Float[Tensor, "n d"], y: Tensor, *, task: str, n_outputs: int
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
     """Logistic regression on standardised features, as weights and biases on h itself."""

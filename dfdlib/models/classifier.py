@@ -174,6 +174,12 @@ class Classifier(Method):
         """Map what `represent` gave to logits: for the loss in training, for the score after it."""
         return self.head(h, observed)
 
+    def score(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """Logits of each patient from the tokens."""
+        return self.logits(self.represent(tokens, observed), observed)
+
     def embed(self, batch: Batch) -> Float[Tensor, "n w"]:
         """Embed each patient of a batch."""
         return self.represent(*self.tokens(batch))
@@ -191,11 +197,11 @@ class Classifier(Method):
         if self.training:
             hidden = optional(self.head, "mask", observed)
             observed = observed if hidden is None else hidden
+        if not self.training:
+            loss = cross_entropy(self.score(tokens, observed), y, task=self.task)
+            return {"total": loss, "cross_entropy": loss}
         h = self.represent(tokens, observed)
         logits = self.logits(h, observed)
-        if not self.training:
-            loss = cross_entropy(logits, y, task=self.task)
-            return {"total": loss, "cross_entropy": loss}
         terms = self.terms(h=h, logits=logits, tokens=tokens, observed=observed, y=y, batch=batch)
         return {"total": self.total(terms), **terms}
 
@@ -239,8 +245,7 @@ class Classifier(Method):
         """Probability of each class (of each label, if multi-label) for each patient of a batch."""
         self._check_prepared()
         tokens, observed = self.tokens(batch)
-        logits = self.logits(self.represent(tokens, observed), observed)
-        return probabilities(logits, task=self.task)
+        return probabilities(self.score(tokens, observed), task=self.task)
 
     @torch.no_grad()
     def explain(self, batch: Batch) -> pd.DataFrame:

@@ -54,10 +54,10 @@ class DFD(Classifier):
     * ``causal_refit``: a logistic regression on H_c alone, fitted after training;
     * ``bias``, ``bias_refit``: :math:`f_b[\bar H_c ; H_b]`, and a regression on H_b alone.
 
-    With `environment` the causal stream is trained to look alike in all hospitals, given y: it
-    reads the tokens through a narrow noisy bottleneck, and class-conditional moments of bottleneck,
-    H_c and logits are matched. The hospital is read in training only. It assumes that causal
-    features are distributed alike in every hospital, given y.
+    With `environment`, f_c learns to do without H_b too (a second cross-entropy, at the mean H_b),
+    each modality learns to vote alone, and `causal` and `marginal` subtract votes from f_c until
+    all hospitals agree on what the score says of y: see `Alignment` for the formula and for what it
+    assumes. The score is corrected, not H_c, and `concat` is not. Only training reads the hospital.
 
     Args:
         backbone: a module with `forward(tokens, observed, weight=None)`, an attribute `d` and, for
@@ -80,9 +80,6 @@ class DFD(Classifier):
         difficulty: weight f_c's loss by relative difficulty (LfF, DisC).
         swap_weight: of the losses on pairs [H_c ; H_b of another patient] (DisC); 0 leaves it out.
         environment: a group, such as "site"; see above.
-        environment_weight: of what differs between environments.
-        bottleneck: width of the bottleneck.
-        bottleneck_noise: its noise; the bottleneck's values lie between -1 and 1.
         predict: see above.
         memory: what `marginal` averages over: "prototypes" by k-means, or "samples".
         n_memory: how many of them, K.

@@ -135,7 +135,8 @@ def test_every_term_enters_the_total_with_its_weight():
     terms = loss(model, data)
     names = set(terms) - {"total"}
     assert names == {
-        "cross_entropy", "penalty", "bias_gce", "mi", "mi_learn", "swap", "bias_swap", "environment"
+        "cross_entropy", "penalty", "bias_gce", "mi", "mi_learn", "swap", "bias_swap", "alone",
+        "votes",
     }  # fmt: skip
     weight = {name: getattr(model, WEIGHT_OF[name]) if name in WEIGHT_OF else 1 for name in names}
     expected = sum(weight[name] * terms[name].item() for name in names)
@@ -182,7 +183,7 @@ def test_each_loss_teaches_its_own_stream_only(backbone):
     data = cohort()
     model = prepared(data, backbone, **EVERYTHING)
     terms = model.loss(next(data.batches(60)))
-    for name in ("cross_entropy", "swap", "environment"):
+    for name in ("cross_entropy", "swap", "alone"):
         found = reach(terms[name], model)
         assert found["bias_backbone"] == found["bias_head"] == 0, name
         assert found["backbone"] > 0, name
@@ -307,9 +308,7 @@ class Layerless(nn.Module):
         ({"gce_q": -0.1}, r"gce_q must lie between 0 .*got gce_q=-0.1"),
         ({"mi_weight": -1}, r"mi_weight must be at least 0, got -1"),
         ({"swap_weight": float("nan")}, r"swap_weight must be at least 0, got nan"),
-        ({"environment_weight": -0.5}, r"environment_weight must be at least 0, got -0.5"),
         ({"n_memory": 0}, r"n_memory must be at least 1, got 0"),
-        ({"environment": "site", "bottleneck": 0}, r"bottleneck must be at least 1, got 0"),
         ({"mi": "mine", "mi_within": True}, r"mi='mine' has no form within classes.*'club'"),
         ({"mi_refits": -1}, "refits must be at least 0, got -1"),
         ({"mi_noise": -1}, "noise is a standard deviation of at least 0, got -1"),

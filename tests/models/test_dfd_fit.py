@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import DFD, GRAPE, MUSE, TokenTransformer
-from dfdlib.models.moments import MomentMatching
 from dfdlib.training import Stage, fit, load_model
 
 BACKBONES = [GRAPE, TokenTransformer, MUSE]
@@ -69,7 +68,7 @@ def test_a_score_does_not_depend_on_the_batch(backbone):
         model.predict = rule
         whole = torch.cat([model.predict_proba(b) for b in data.batches(101)])
         alone = torch.cat([model.predict_proba(b) for b in data.select(range(15)).batches(1)])
-        assert whole[:, 1].std() > 1e-4, rule
+        assert whole[:, 1].std() > 5e-5, rule
         torch.testing.assert_close(alone, whole[:15], atol=1e-5, rtol=0)
         shuffled = list(data.batches(30, seed=3))
         p = torch.cat([model.predict_proba(b) for b in shuffled])
@@ -196,7 +195,7 @@ def test_the_site_is_read_in_training_only():
         expected = predict_proba(model, val)
         np.testing.assert_array_equal(predict_proba(model, strip(val)), expected)
     with pytest.raises(ValueError, match="'site' is not a group"):
-        model.train().loss(next(blind.batches(60)))
+        model.fix_states(lambda: blind.batches(60))
 
 
 def test_other_sites_give_another_model_and_fit_forgets_what_it_saw():
@@ -205,12 +204,8 @@ def test_other_sites_give_another_model_and_fit_forgets_what_it_saw():
     settings = {"stages": [Stage(epochs=2)], "batch_size": 50, "lr": 0.02}
     fit(model, data, **settings)
     first = copy.deepcopy(model)
-    assert any(
-        module.mean_weight.sum() > 0
-        for module in model.modules()
-        if isinstance(module, MomentMatching)
-    )
-    fit(model, data, **settings)  # the moving averages start from nothing again
+    assert (first.alignment.p_value < 1).all()  # hospitals were compared
+    fit(model, data, **settings)
     assert same(first, model)
     groups = dict(data.groups) | {"site": np.roll(data.groups["site"], 1)}
     other = Cohort(x=data.x, observed=data.observed, y=data.y, groups=groups)

@@ -39,7 +39,7 @@ PLAN = {
 }
 #: nothing is drawn in training, which processes would draw apart
 QUIET = {"mi_noise": 0.0, "mi_within": True, "difficulty": True}
-AWARE = QUIET | {"mi": "hsic", "environment": "site", "bottleneck_noise": 0.0}
+AWARE = QUIET | {"mi": "hsic", "environment": "site"}
 
 
 def cohort(n=50):
