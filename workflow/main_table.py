@@ -9,6 +9,7 @@ r"""DFD's main table: methods × presets whose truth is known × sizes × backbo
 seeds and parts together; `tune` repeats how the baselines' weights were picked.
 """
 
+import copy
 import json
 import re
 import sys
@@ -72,11 +73,9 @@ def train(name: str, backbone: str, cohort: Cohort, seed: int, **changed: Any) -
 def _shuffled(cohort: Cohort, group: str, seed: int) -> Cohort:
     """The same patients with their hospitals dealt anew: a control."""
     levels = np.random.default_rng(seed).permutation(cohort.groups[group])
-    return Cohort(
-        x={name: values.numpy() for name, values in cohort.x.items()},
-        y=cohort.y,
-        groups={**cohort.groups, group: levels},
-    )
+    dealt = copy.copy(cohort)
+    dealt.groups = {**cohort.groups, group: levels}
+    return dealt
 
 
 def run(preset: str, n: int, backbone: str, part: str, seed: int, out: Path) -> None:
@@ -112,10 +111,9 @@ def _auroc_by_rule(model: DFD, tests: dict[str, Cohort]) -> dict[str, dict[str, 
         logits: dict[str, list[torch.Tensor]] = {rule: [] for rule in answers}
         for batch in test.batches(4096):
             tokens, observed = model.tokens(batch)
-            h = model.represent(tokens, observed)
             for rule in answers:
                 model.predict = rule
-                logits[rule].append(model.logits(h, observed))
+                logits[rule].append(model.score(tokens, observed))
         for rule, parts in logits.items():
             answers[rule][world] = roc_auc_score(test.y.numpy(), torch.cat(parts).numpy())
     return answers
