@@ -177,7 +177,7 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self, val: Cohort) -> dict[str, float]:
-        self.plain.fix_states(self._in_order)
+        self.plain.refresh(self._in_order)
         self.model.eval()
         total, n = 0.0, 0
         for batch in val.batches(1024):

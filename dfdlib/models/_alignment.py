@@ -1,5 +1,7 @@
 """Hospital-aware prediction: what a score owes to a bias is read off how hospitals differ."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import chi2  # type: ignore[import-untyped]
@@ -79,8 +81,14 @@ class Alignment(nn.Module):
         observed: Bool[Tensor, "n m"],
     ) -> Float[Tensor, "n k"]:
         """Correct a score."""
+        return self.correction(tokens, observed)(logits)
+
+    def correction(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> Callable[[Tensor], Tensor]:
+        """Give what corrects any score (n, k) of these patients."""
         vote = ((self.votes(tokens) - self.centre) * observed[..., None]).sum(1)
-        return self.scale * (logits - self.kappa * vote) + self.shift
+        return lambda logits: self.scale * (logits - self.kappa * vote) + self.shift
 
     def fix(
         self,

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def fix_streams(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> dict[str, float]:
-    """Fix modality states, memory and head, in this order; gives what `signatures` judges."""
+def fix_streams(
+    model: "DFD", batches: Callable[[], Iterable[Batch]], *, whole: bool = True
+) -> dict[str, float]:
+    """Fix modality states, memory and head, in this order; gives what `signatures` judges.
+
+    Without `whole` the memory, which only some rules of prediction read, is left as it is.
+    """
 
     def stream(k: int) -> Iterable[tuple[Tensor, Tensor, EdgeWeight]]:
         for batch in batches():
@@ -45,8 +50,11 @@ def fix_streams(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> dict[st
     model.eval()
     optional(model.backbone, "fix_states", lambda: stream(0))
     optional(model.bias_backbone, "fix_states", lambda: stream(1))
-    rows = model.kept.fix(labelled())
+    rows = model.kept.fix(labelled()) if whole else None
     optional(model.head, "fix_states", embeddings)
+    if rows is None:
+        model.train(training)
+        return {}
     if model.environment is not None:
         _fix_alignment(model, batches)
     measured = _measure(model, rows) | (gates.measured() if model.gate == "learned" else {})

@@ -41,7 +41,6 @@ class DFD(Classifier):
 
     sg is the stop-gradient. Stage 1 minimises :math:`L_d` for 15 epochs, stage 2 adds the mutual
     information for 85; its estimator learns from the first step, on features held fixed.
-
     `predict` says how a patient is scored, and may be changed on the trained model:
 
     * ``concat``: :math:`f_c[H_c ; H_b]`, the paper's rule: whatever H_b knows is used;
@@ -60,41 +59,37 @@ class DFD(Classifier):
     assumes. The score is corrected, not H_c, and `concat` is not. Only training reads the hospital.
 
     Args:
-        backbone: a module with `forward(tokens, observed, weight=None)`, an attribute `d` and, for
-            `gate_layers="first"`, `n_layers`. It is copied for the bias stream.
+        backbone: a module with `forward(tokens, observed, weight=None)`, `d` and (for the gate on
+            the first layer) `n_layers`. It is copied for the bias stream.
         schema, encoders, flags, dropout: as in `Classifier`.
         head: f_c, by default `Linear`; a `Deconfounder` averages over missing patterns too.
         gate: "learned"; "frozen" stays as it was drawn; "constant" is 1/2 on every edge.
         gate_layers: "first", as in the paper, or "all".
         gate_channels: one :math:`\tau` per edge and channel.
         stop_gradient: False lets each loss reach the other stream.
-        gce_q: exponent q of the generalised cross-entropy.
-        gce_weight: :math:`\lambda`.
+        gce_q, gce_weight: exponent q and weight :math:`\lambda` of the generalised cross-entropy.
         causal_weight: of f_c's cross-entropy; 0 in a stage trains the bias stream alone.
         mi: "club", "mine", "infonce", "hsic", "dcor", or None.
         mi_weight: :math:`\lambda_{MI}`.
         mi_within: measure dependence within classes; what both know of the label is then allowed.
         mi_noise: the noise that makes the information finite, in standard deviations of H.
-        mi_hidden: width of the estimator's hidden layer.
-        mi_refits: steps that the estimator takes ahead of each step of the streams.
+        mi_hidden, mi_refits: width of the estimator, and steps that it takes ahead of each step.
         difficulty: weight f_c's loss by relative difficulty (LfF, DisC).
         swap_weight: of the losses on pairs [H_c ; H_b of another patient] (DisC); 0 leaves it out.
-        environment: a group, such as "site"; see above.
+        environment: a group of the training part, such as "site"; see above.
         predict: see above.
-        memory: what `marginal` averages over: "prototypes" by k-means, or "samples".
-        n_memory: how many of them, K.
+        memory, n_memory: `marginal` averages over K "prototypes" by k-means, or "samples".
 
     Shapes:
         a batch of n patients -> probabilities (n, k)
 
     Raises:
-        ValueError: if the backbone has no `weight`, or an option is unknown, out of range, or at
-            odds with the task.
+        ValueError: if the backbone has no `weight`, or an option does not exist or does not fit.
 
     Warns:
         UserWarning: after `fit`, where the bias stream collapsed, the gate is constant or
             saturated, the streams are alike, or the estimate of the information is negative or had
-            not settled; `model.signatures` holds the numbers.
+            not settled; `model.signatures` holds the numbers of the last fit (they are not saved).
 
     Example:
         >>> from dfdlib import data
@@ -143,13 +138,12 @@ class DFD(Classifier):
             dropout=dropout,
         )  # fmt: skip
         self.gate, self.gate_layers, self.gate_channels = gate, gate_layers, gate_channels
-        self.stop_gradient = stop_gradient
+        self.stop_gradient, self.environment = stop_gradient, environment
         self.gce_q, self.gce_weight, self.causal_weight = gce_q, gce_weight, causal_weight
         self.mi, self.mi_weight, self.mi_within, self.mi_noise = mi, mi_weight, mi_within, mi_noise
         self.mi_hidden, self.mi_refits = mi_hidden, mi_refits
         self.difficulty, self.swap_weight = difficulty, swap_weight
         self.predict, self.memory, self.n_memory = predict, memory, n_memory
-        self.environment = environment
         check_options(self)
         # layers that a list of edge weights is for; None where one weight is for all
         self.n_layers = None if gate_layers == "all" else int(backbone.n_layers)  # type: ignore[arg-type]
@@ -209,26 +203,30 @@ class DFD(Classifier):
     def logits(
         self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
     ) -> Float[Tensor, "n k"]:
-        """f_c's logits in training; those of the rule `predict` after it."""
-        if self.training:
-            return self.head(self._heads_read(*h.chunk(2, dim=1))[0], observed)
-        return self.kept.logits(
-            self.predict, h, f_c=lambda z: self.head(z, observed), f_b=self.bias_head
-        )
+        """f_c's logits, as its loss reads them."""
+        return self.head(self._heads_read(*h.chunk(2, dim=1))[0], observed)
 
     def score(
         self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
     ) -> Float[Tensor, "n k"]:
         """Logits by the rule `predict`; with environments, f_c is corrected in two of them."""
-        if self.environment is None or self.predict not in ("causal", "marginal"):
-            return super().score(tokens, observed)
-        vote = self.alignment
+        aware = self.environment is not None and self.predict in ("causal", "marginal")
+        corrected = self.alignment.correction(tokens, observed) if aware else nn.Identity()
         return self.kept.logits(
             self.predict,
             self.represent(tokens, observed),
-            f_c=lambda z: vote(self.head(z, observed), tokens, observed),
+            f_c=lambda z: corrected(self.head(z, observed)),
             f_b=self.bias_head,
         )
+
+    def explain(self, batch: Batch) -> pd.DataFrame:
+        """Let the head take its predictions apart, as in `Classifier`; by the rule `concat`."""
+        if self.predict != "concat":
+            raise ValueError(
+                f"predict={self.predict!r} averages before the head does, which is not taken "
+                "apart. Set model.predict = 'concat'"
+            )
+        return super().explain(batch)
 
     def _heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
         """What f_c and f_b read: each with no gradient to the other's stream."""
@@ -287,6 +285,10 @@ class DFD(Classifier):
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix modality states of both streams, then what the rules of prediction read."""
         self.measured = fix_streams(self, batches)
+
+    def refresh(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Before a validation: what the rule of prediction does not read is left for the end."""
+        fix_streams(self, batches, whole=self.predict != "concat")
 
     def conclude(self, history: pd.DataFrame) -> list[str]:
         """Forget the patients' difficulties; judge the run."""

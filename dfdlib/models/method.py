@@ -70,6 +70,10 @@ class Method(nn.Module, ABC):
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix what depends on other patients, from the batches of the training part."""
 
+    def refresh(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Fix, ahead of a validation, what `predict_proba` reads; by default all that there is."""
+        self.fix_states(batches)
+
     def conclude(self, history: pd.DataFrame) -> list[str]:
         """Called by `fit` at the end: forget what only training needs; say what went wrong."""
         del history
