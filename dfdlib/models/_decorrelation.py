@@ -41,6 +41,8 @@ class Decorrelation(nn.Module):
         h_c (n, d), h_b (n, d), y (n,) -> `Terms` of ()
     """
 
+    # DIFF: the description names a two-layer estimator and no bound; CLUB, an upper bound, is the
+    # DIFF: default, since only such a bound is sound to minimise. Noise and its unit are ours.
     def __init__(
         self,
         *,

@@ -11,6 +11,8 @@ from dfdlib.models.gate import GateLayers
 if TYPE_CHECKING:
     from dfdlib.models.dfd import DFD
 
+# DIFF: no weight of a term is published, nor how the backbone's own loss joins: here with weight
+# DIFF: 1, for both streams. LfF's weights and DisC's swap are off, since nobody says they are on.
 #: The weight of each term of the loss, which a stage may set; what is not named has weight 1.
 WEIGHT_OF = {
     "cross_entropy": "causal_weight",

@@ -57,7 +57,9 @@ def fix_streams(
         return {}
     if model.environment is not None:
         _fix_alignment(model, batches)
-    measured = _measure(model, rows) | (gates.measured() if model.gate == "learned" else {})
+    measured = _measure(model, rows, batches) | (
+        gates.measured() if model.gate == "learned" else {}
+    )
     model.train(training)
     return measured
 
@@ -78,8 +80,23 @@ def _fix_alignment(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> None
         model.alignment.fix(*(torch.cat(part) for part in zip(*rows, strict=True)))
 
 
-def _measure(model: "DFD", rows: Float[Tensor, "n s d"]) -> dict[str, float]:
+def _measure(
+    model: "DFD", rows: Float[Tensor, "n s d"], batches: Callable[[], Iterable[Batch]]
+) -> dict[str, float]:
+    """What each head makes of its own stream alone, and how alike the streams are."""
     h_c, h_b = rows.unbind(dim=1)
-    mean_c = model.kept.mean[0].expand_as(h_c)
-    p = probabilities(model.bias_head(torch.cat([mean_c, h_b], dim=1)), task=model.task)
-    return {"bias prediction sd": float(p.std(dim=0).max()), "likeness": likeness(h_c, h_b)}
+    mean_c, mean_b = model.kept.mean
+    bias = model.bias_head(torch.cat([mean_c.expand_as(h_c), h_b], dim=1))
+    # f_c may read the mask too, which the rows that were kept do not have
+    tokens, observed = model.tokens(next(iter(batches())))
+    own = model.represent(tokens, observed).chunk(2, dim=1)[0]
+    causal = model.head(torch.cat([own, mean_b.expand_as(own)], dim=1), observed)
+    return {
+        "causal prediction sd": _spread(causal, model.task),
+        "bias prediction sd": _spread(bias, model.task),
+        "likeness": likeness(h_c, h_b),
+    }
+
+
+def _spread(logits: Float[Tensor, "n k"], task: str) -> float:
+    return float(probabilities(logits, task=task).std(dim=0).max())

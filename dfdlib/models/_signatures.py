@@ -9,6 +9,7 @@ from torch import Tensor
 
 #: Limits, each on the quantity that `signatures` calls by the same name.
 LIMITS = {
+    "causal prediction sd": 0.01,
     "bias prediction sd": 0.01,
     "gate sd": 0.01,
     "gate saturated": 0.95,
@@ -18,6 +19,8 @@ LIMITS = {
 }
 
 ADVICE = {
+    "causal prediction sd": "the causal stream is empty: with H_b at its mean, f_c gives all "
+    "patients nearly the same probability, so it lives on H_b. Lower mi_weight, or set mi_within",
     "bias prediction sd": "the bias stream has collapsed: f_b gives all patients nearly the same "
     "probability, so nothing can be subtracted or averaged over. Lower gce_q, or mi_weight",
     "gate sd": "the gate is constant: it tells no edge from another, and both streams see the "

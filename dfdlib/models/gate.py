@@ -42,6 +42,7 @@ class Gate(nn.Module):
         torch.Size([4, 3])
     """
 
+    # DIFF: the description says "a gating MLP" without its inputs; here token and modality.
     def __init__(
         self,
         *,

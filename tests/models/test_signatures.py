@@ -11,7 +11,13 @@ from dfdlib.models import DFD, GRAPE
 from dfdlib.models._signatures import ADVICE, LIMITS, GateReading, likeness, signatures
 from dfdlib.training import Stage, fit
 
-HEALTHY = {"bias prediction sd": 0.1, "gate sd": 0.1, "gate saturated": 0.3, "likeness": 0.4}
+HEALTHY = {
+    "causal prediction sd": 0.1,
+    "bias prediction sd": 0.1,
+    "gate sd": 0.1,
+    "gate saturated": 0.3,
+    "likeness": 0.4,
+}
 
 
 def history(mi, *, before=()):
@@ -30,7 +36,7 @@ def test_a_healthy_run_fails_nothing():
     assert failing(HEALTHY, [0.5] * 30) == []
 
 
-@pytest.mark.parametrize("quantity", ["bias prediction sd", "gate sd"])
+@pytest.mark.parametrize("quantity", ["causal prediction sd", "bias prediction sd", "gate sd"])
 def test_too_low(quantity):
     limit = LIMITS[quantity]
     assert failing(HEALTHY | {quantity: limit}) == []
@@ -146,6 +152,11 @@ def test_a_bias_stream_that_nothing_teaches_is_told_of():
     # one warning for each row that is not ok, in the order of the table
     advice = [str(w.message) for w in told if w.category is UserWarning]
     assert [a for a in advice if a in ADVICE.values()] == table.query("not ok")["advice"].tolist()
+
+
+def test_a_causal_stream_that_nothing_teaches_is_told_of():
+    with pytest.warns(UserWarning, match=r"causal stream is empty.*Lower mi_weight"):
+        run(stages=[Stage(epochs=3, causal_weight=0.0)], lr=0.02, weight_decay=45.0)
 
 
 def test_a_gate_that_does_not_move_is_told_of():
