@@ -5,7 +5,8 @@
     python workflow/gate.py collect $F/*.json --out results/dfd-gate
 
 `run` trains DFD with every gate of a preset and backbone on one seed, and reads the gate on other
-patients; `collect` puts the seeds together.
+patients; `collect` puts the seeds together, with a result for each learned gate: the others are
+controls, and stand in the first of them.
 """
 
 import json
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from dfdlib import data, models
 from dfdlib._compare import _holm, verdict
 from dfdlib.data import Cohort
-from dfdlib.data.synthetic import ESTIMAND, PRESETS
+from dfdlib.data.synthetic import PRESETS
 from dfdlib.evaluation import predict_proba, write_result
 from dfdlib.models import DFD, Stage
 from dfdlib.models.gate import Gate
@@ -233,49 +234,44 @@ def collect(files: list[Path], out: Path) -> None:
 
 
 def _write_gates(out: Path, preset: str, backbone: str, runs: list[dict[str, Any]]) -> None:
+    """Write the learned gates; the others are controls, and stand with the first of them."""
     gates = pd.DataFrame({name: [run[name] for run in runs] for name in runs[0]})
     gaps = gates.map(lambda one: one["gap"])
     learned = [name for name in gates if name.startswith(LEARNED)]
     frozen = [name.replace(LEARNED, FROZEN) for name in learned]
     gains = gaps[learned].to_numpy() - gaps[frozen].to_numpy()
-    table = intervals(gains.T, learned, SETTINGS["margin"])
-    table = pd.concat([table, intervals(gaps[frozen].T.to_numpy(), frozen, SETTINGS["margin"])])
-    what = dict.fromkeys(learned, "gap minus that of the frozen gate")
-    what |= dict.fromkeys(frozen, "gap of a gate that learned nothing")
-    if CONSTANT in gates:
-        others = [name for name in gates if name not in what]
-        auroc = gates.map(lambda one: one["scores"][SCORE["rule"]][SCORE["world"]])
-        gains = auroc[[n for n in gates if n != CONSTANT]].sub(auroc[CONSTANT], axis=0)
-        scores = intervals(gains.T.to_numpy(), list(gains), SCORE["margin"])
-        by_hand = [name for name in others if name != CONSTANT]
-        table = pd.concat([table, scores.loc[by_hand]])
-        what |= dict.fromkeys(by_hand, "AUROC minus that of the constant gate")
-    for name, effect in table.iterrows():
-        is_score = "AUROC" in what[name]
-        parameters = {key: SETTINGS[key] for key in SHARED}
-        parameters |= {
+    effects = intervals(gains.T, learned, SETTINGS["margin"])
+    told: dict[str, dict[str, Any]] = {
+        name: {
             "gate": SETTINGS["gates"][name],
-            "names": list(data.load("synthetic", n=1, **PRESETS[preset]).names),
             "seed by seed": gates[name].tolist(),
-            "p_holm": effect["p_holm"],
             "interval of the gap": _alone(gaps[name]),
         }
-        if CONSTANT in gates:
-            parameters["constant"] = gates[CONSTANT].tolist()
-            parameters["against constant"] = scores.loc[name].drop("each").to_dict()
+        for name in gates
+    }
+    if CONSTANT in gates:
+        auroc = gates.map(lambda one: one["scores"][SCORE["rule"]][SCORE["world"]])
+        gained = auroc.drop(columns=CONSTANT).sub(auroc[CONSTANT], axis=0)
+        for name, row in intervals(gained.T.to_numpy(), list(gained), SCORE["margin"]).iterrows():
+            told[str(name)]["against constant"] = row.drop("each").to_dict()
+    controls = {name: told[name] for name in gates if name not in learned}
+    for name, effect in effects.iterrows():
+        parameters = {key: SETTINGS[key] for key in SHARED} | told[str(name)]
+        parameters["p_holm"] = effect["p_holm"]
+        if name == learned[0]:
+            parameters["controls"] = controls
         write_result(
             out / f"{_slug(f'{preset}-{backbone}-{name}')}.json",
             claim="dfd-gate",
             reach="truth",
             dataset=f"synthetic, {preset}",
-            method=f"{'' if name in learned else 'control: '}{name}, {backbone}",
+            method=f"{name}, {backbone}",
             parameters=parameters,
-            estimand=f"mean tau where cause is minus mean tau where bias is; effect: {what[name]}"
-            if not is_score
-            else f"{ESTIMAND}; effect: {what[name]}, {SCORE['world']} world, {SCORE['rule']}",
-            margin=SCORE["margin"] if is_score else SETTINGS["margin"],
+            estimand="mean tau where cause is minus mean tau where bias is (the gap); effect: gap "
+            "minus that of the frozen gate",
+            margin=SETTINGS["margin"],
             seeds=SETTINGS["seeds"],
-            metric="auroc" if is_score else "gap",
+            metric="gap",
             runs=[
                 {"seed": s, "value": v}
                 for s, v in zip(SETTINGS["seeds"], effect["each"], strict=True)
