@@ -1,5 +1,6 @@
 """Synthetic cohorts against their declared model: simulation, counting, calibration."""
 
+import hashlib
 import importlib
 import json
 import time
