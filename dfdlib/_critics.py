@@ -247,7 +247,8 @@ def learn(
 
     Example:
         >>> from dfdlib.information import CLUB
-        >>> x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(200, 2)
         >>> club = learn(CLUB(d_c=2, d_b=2, noise=1.0), x, x, steps=100)
         >>> bool(club(x, x).features > 0.5)
         True
