@@ -142,8 +142,10 @@ def fit(
             vocabularies that the model has.
         folder: where a checkpoint is kept after each epoch. A run that was killed is called again
             with the same arguments and goes on; it ends in the same weights.
-        fabric: devices, precision and processes; None takes one device, a GPU where there is one.
-            For several processes make one, such as `Fabric(devices=2)`, and launch it yourself.
+        fabric: devices, precision and processes; None takes one device, a GPU where there is one,
+            and brings the model back to the CPU, where cohorts live. With a fabric of your own
+            the model stays on its device. For several processes make one, such as
+            `Fabric(devices=2)`, and launch it yourself.
         progress: show a progress bar; None shows one where stdout is a terminal.
 
     Returns:
@@ -172,6 +174,7 @@ def fit(
         model, train, val, stages=stages, select=select, patience=patience,
         batch_size=batch_size, init=init,
     )  # fmt: skip
+    back = fabric is None
     fabric = fabric or Fabric(accelerator="auto", devices=1)
     plan = Plan(
         stages,
@@ -195,6 +198,8 @@ def fit(
                 ticker.update(1)
         best_epoch = loop.finish()
         model.selection = plan.selection
+        if back:
+            model.cpu()
     history = pd.DataFrame(loop.state.history)
     for signature in model.conclude(history):
         warnings.warn(signature, stacklevel=2)

@@ -17,6 +17,12 @@ settings.register_profile("dfdlib", derandomize=True, deadline=None)
 settings.load_profile("dfdlib")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU from all tests but those marked `gpu`: `pytest -m gpu` runs these."""
+    if "gpu" not in (config.getoption("markexpr") or ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked `gpu` where there is none."""
     if item.get_closest_marker("gpu"):

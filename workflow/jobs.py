@@ -1,9 +1,13 @@
 """What several grids share: their command line, and files that appear whole or not at all."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# The stored results are of the CPU; name a device here to train on it.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def write_whole(out: Path, text: str) -> None:
