@@ -1,8 +1,9 @@
 """Encoders: one raw modality in, one token per patient out.
 
 An encoder is any module with `forward(values, flags) -> (n, d)`; `flags` says which features were
-observed (None where the modality's kind has no feature mask). If it has a `fit(values, flags)`,
-`fit` calls it once with the training part: that is where scalers and vocabularies come from.
+observed (None where the modality's kind has no feature mask, as for series and codes). If it has a
+`fit(values, flags)`, `fit` calls it once with the training part: that is where scalers and
+vocabularies come from.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Schema
+from dfdlib.models.codes import CodeBag
+from dfdlib.models.series import SeriesGRU
 
 
 class VectorEncoder(nn.Module):
@@ -149,6 +152,7 @@ class CategoricalEncoder(nn.Module):
 
 
 _ENCODERS = {"vector": VectorEncoder, "categorical": CategoricalEncoder}
+_RAGGED = {"series": SeriesGRU, "codes": CodeBag}
 
 
 def make_encoders(
@@ -164,7 +168,7 @@ def make_encoders(
     Args:
         schema: names, kinds and sizes of the modalities.
         d: width of the tokens.
-        flags: passed on to the encoders.
+        flags: passed on to the encoders of vectors and categoricals.
         dropout: passed on to the encoders.
         encoders: modules to use for the modalities named.
 
@@ -200,10 +204,12 @@ def make_encoders(
             made[name] = _ENCODERS[kind](
                 n_features=schema.sizes[name][0], d=d, flags=flags, dropout=dropout
             )
+        elif kind in _RAGGED:
+            made[name] = _RAGGED[kind](d=d, dropout=dropout)
         else:
             raise ValueError(
                 f"there is no encoder yet for {name!r}, which is of kind {kind!r} "
-                f"(there are: {', '.join(_ENCODERS)}). Pass encoders={{{name!r}: module}}, "
-                "a module with forward(values, flags) -> (n, d)."
+                f"(there are: {', '.join([*_ENCODERS, *_RAGGED])}). Pass "
+                f"encoders={{{name!r}: module}}, a module with forward(values, flags) -> (n, d)."
             )
     return made

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dfdlib.data import Cohort
+from dfdlib.models.codes import CodeBag
 from dfdlib.models.encoders import CategoricalEncoder, VectorEncoder, make_encoders
+from dfdlib.models.series import SeriesGRU
 
 
 def test_vector_encoder_standardises_by_the_observed_training_values():
@@ -89,6 +92,17 @@ def test_make_encoders_by_kind_and_override():
     made = make_encoders(cohort().schema, d=8, encoders={"labs": own})
     assert made["labs"] is own
     assert isinstance(made["ward"], CategoricalEncoder)
+
+
+def test_ragged_kinds_have_encoders_of_their_own():
+    data = Cohort(x={"dx": [[1], [7]], "labs": [np.ones((2, 3)), None]})
+    made = make_encoders(data.schema, d=8, dropout=0.5)
+    assert isinstance(made["dx"], CodeBag)
+    assert isinstance(made["labs"], SeriesGRU)
+    assert made["dx"].dropout == made["labs"].dropout == 0.5
+    assert (
+        made["dx"](data.x["dx"], None).shape == made["labs"](data.x["labs"], None).shape == (2, 8)
+    )
 
 
 def test_make_encoders_refuses():
