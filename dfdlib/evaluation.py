@@ -16,6 +16,7 @@ from torch import nn
 from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
 from dfdlib._compare import compare
 from dfdlib._predict import advice, checked, device_of, out_of_fold, out_of_group, predict_proba
+from dfdlib._probe import probe
 from dfdlib._report import Report, strata
 from dfdlib._results import read_results, write_result
 from dfdlib._tabular import tabular
@@ -31,6 +32,7 @@ __all__ = [
     "out_of_fold",
     "out_of_group",
     "predict_proba",
+    "probe",
     "read_results",
     "tabular",
     "write_result",

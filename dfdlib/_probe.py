@@ -1,0 +1,133 @@
+"""What a simple reader finds in a representation."""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dfdlib.data._validate import unknown
+
+ReaderName = Literal["linear", "knn"]
+
+
+def probe(
+    h: np.ndarray,
+    y: np.ndarray | pd.Series | pd.DataFrame,
+    h_test: np.ndarray | None = None,
+    y_test: np.ndarray | pd.Series | pd.DataFrame | None = None,
+    *,
+    reader: ReaderName | str = "linear",
+    n_neighbors: int = 15,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Fit a simple reader on a representation, and score it on patients that it has not seen.
+
+    Source: Alain and Bengio 2016 (arXiv 1610.01644). What a reader does not find may be there all
+    the same: a linear one misses a product of two features, and none sees better than its patients
+    allow.
+
+    Args:
+        h: representation of the patients that the reader learns from, one row per patient.
+        y: what to read: a label, a group, or several labels in columns. NaN is left out.
+        h_test: representation of the patients that it is scored on; without, half of `h`, drawn
+            at random, is held out for that.
+        y_test: what is to be found there.
+        reader: "linear" is logistic regression on standardised features, "knn" the nearest
+            neighbours among them.
+        n_neighbors: of "knn".
+        seed: of the halves.
+
+    Returns:
+        A row per label: `label`, `auroc` (several classes: mean of one against the rest), `n` and
+        `n_train`, the patients that it was scored on and learned from. AUROC is NaN where either
+        part has one class.
+
+    Shapes:
+        h (n, d), y (n,) or (n, labels)
+
+    Raises:
+        ValueError: Rows that do not fit, NaN in a representation, half of a test part, an unknown
+            reader.
+
+    Example:
+        >>> h = np.random.default_rng(0).standard_normal((2000, 3))
+        >>> product = h[:, 0] * h[:, 1] > 0
+        >>> [probe(h, y)["auroc"].round(1).item() for y in (h[:, 0] > 0, product)]
+        [1.0, 0.5]
+        >>> probe(h, product, reader="knn")["auroc"].round(1).item()
+        0.9
+    """
+    if reader not in get_args(ReaderName):
+        raise unknown(reader, get_args(ReaderName), "reader")
+    if (h_test is None) != (y_test is None):
+        given, other = ("h_test", "y_test") if y_test is None else ("y_test", "h_test")
+        raise ValueError(f"{given} is given without {other}. Pass both, or neither")
+    h, label = _rows(h, y, "h", "y")
+    if h_test is None or y_test is None:
+        order = np.random.default_rng(seed).permutation(len(h))
+        here, there = np.split(order, [len(order) // 2])
+        parts = (h[here], label[here]), (h[there], label[there])
+    else:
+        parts = (h, label), _rows(h_test, y_test, "h_test", "y_test")
+        if parts[0][0].shape[1] != parts[1][0].shape[1]:
+            raise ValueError(
+                f"h has {h.shape[1]} columns, h_test {h_test.shape[1]}. Pass one representation"
+            )
+    names = list(y.columns) if isinstance(y, pd.DataFrame) else range(label.shape[1])
+    lines = []
+    for column, name in enumerate(names):
+        (x, own), (x_test, asked) = (_known(rows, found[:, column]) for rows, found in parts)
+        lines.append(
+            {
+                "label": name,
+                "auroc": _score(_reader(reader, n_neighbors), x, own, x_test, asked),
+                "n": len(asked),
+                "n_train": len(own),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _rows(h: np.ndarray, y: Any, name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+    h, found = np.asarray(h), np.asarray(y)
+    found = found.reshape(len(found), -1)
+    if h.ndim != 2 or len(h) != len(found):
+        raise ValueError(
+            f"{name} has shape {h.shape}, {label} {np.shape(y)}. Pass one row per patient in both"
+        )
+    if not np.isfinite(h).all():
+        raise ValueError(f"{name} holds NaN or infinite values. Pass a representation without")
+    return h, found
+
+
+def _known(h: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keep = pd.notna(label)
+    return h[keep], label[keep]
+
+
+def _reader(name: str, n_neighbors: int) -> object:
+    model = (
+        LogisticRegression(max_iter=1000)
+        if name == "linear"
+        else KNeighborsClassifier(n_neighbors=n_neighbors)
+    )
+    return make_pipeline(StandardScaler(), model)
+
+
+def _score(
+    model: object, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
+) -> float:
+    classes = np.unique(y)
+    if len(classes) < 2 or not np.array_equal(classes, np.unique(y_test)):
+        return float("nan")
+    codes, asked = np.searchsorted(classes, y), np.searchsorted(classes, y_test)
+    p: Float[np.ndarray, "n k"] = model.fit(x, codes).predict_proba(x_test)  # type: ignore[attr-defined]
+    if len(classes) == 2:
+        return float(roc_auc_score(asked, p[:, 1]))
+    return float(roc_auc_score(asked, p, multi_class="ovr"))
