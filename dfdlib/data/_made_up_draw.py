@@ -22,7 +22,7 @@ def words(codes: np.ndarray, vocabulary: Sequence[str]) -> pa.DictionaryArray:
 
 
 def pick(
-    rng: np.random.Generator, weights: Mapping[str, float], size: int, *, missing: float = 0.0
+    rng: np.random.Generator, weights: Mapping[str, float | int], size: int, *, missing: float = 0.0
 ) -> pa.DictionaryArray:
     """Draw words with the given weights; a share of them is missing."""
     p = np.array(list(weights.values()), float)

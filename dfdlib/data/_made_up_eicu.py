@@ -94,7 +94,7 @@ def draw_stays(first: int, size: int, rng: np.random.Generator) -> Stays:
     diagnosis = rng.integers(len(DIAGNOSES), size=len(who))
     severity = 0.6 * rng.normal(size=size)[who] + 0.8 * rng.normal(size=len(who))
     severity += 0.5 * RISKS[diagnosis]
-    odds = -3.1 + 1.2 * severity + 0.03 * (age - 64) + RISKS[diagnosis]
+    odds = -3.7 + 1.8 * severity + 0.03 * (age - 64) + RISKS[diagnosis]
     died = rng.random(len(who)) < 1 / (1 + np.exp(-odds - 0.4 * np.sin(hospital)))
     minutes = np.exp(rng.normal(7.7, 0.9, len(who)) + 0.2 * severity).astype(int) + 20
     before = np.exp(rng.normal(5.5, 1.4, len(who))).astype(int)
@@ -104,7 +104,7 @@ def draw_stays(first: int, size: int, rng: np.random.Generator) -> Stays:
         before[k] = before[k - 1] + minutes[k - 1] + between[k]
     last = np.append(who[1:] != who[:-1], True)
     died &= last  # nobody dies twice
-    later = last & ~died & (rng.random(len(who)) < 0.03)
+    later = last & ~died & (rng.random(len(who)) < 0.03 * np.exp(severity))
     after = np.where(died, 0, np.exp(rng.normal(7.5, 1, len(who))).astype(int))
     end = np.append(starts[1:], True)  # the last stay of an admission tells how it ended
     left = (before + minutes + after)[end][admission] - before
