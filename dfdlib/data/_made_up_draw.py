@@ -61,6 +61,7 @@ def write_csv(path: Path, parts: Iterator[Columns]) -> None:
     with duckdb.connect() as connection:
         # one thread and the order kept: equal seeds give equal files
         connection.execute("SET threads = 1")
+        connection.execute("SET enable_progress_bar = false")
         connection.register("made_up", reader)
         connection.execute(
             f"COPY (FROM made_up) TO '{path}' (FORMAT csv, HEADER, COMPRESSION {compression})"

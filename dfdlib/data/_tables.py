@@ -7,7 +7,7 @@ reach a model. Tables and columns are found in either case and stored under the 
 A DOUBLE is a measurement: text in it ("<0.1") becomes NULL and is counted in the manifest. In any
 other type a value that does not fit is an error, for then the file is not what it should be. A name
 with `*` or `[` stands for all columns that fit it (Unix shell rules), at least one, save those
-that are declared by name.
+that are declared by name; they are stored in upper case.
 """
 
 from typing import Literal

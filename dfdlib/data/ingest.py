@@ -1,0 +1,182 @@
+"""Raw .csv and .csv.gz files of data sets under access control, to typed parquet files."""
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dfdlib.data import _ingest_manifest as manifests
+from dfdlib.data._ingest_convert import connection, convert
+from dfdlib.data._ingest_files import Raw, find
+from dfdlib.data._ingest_sources import SOURCES
+from dfdlib.data._tables import TABLES
+from dfdlib.data._validate import unknown
+
+
+def ingest(
+    dataset: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    memory: str = "4GB",
+    threads: int | None = None,
+    tables: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+    version: str | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Turn the raw tables of a data set into typed parquet files, one per table.
+
+    Only the tables and columns that the cohorts read are kept (`dfdlib.data._tables.TABLES`). Each
+    file is streamed, so the largest ones need no more memory than small ones. A table takes its
+    name when it is complete, with its hash in `manifest.json`: call again after an interruption,
+    and what is done is not done again, unless the raw file or the declaration has changed.
+
+    Where a measurement holds text instead of a number it becomes NULL, and the manifest counts it
+    under `unreadable`. Where PhysioNet's SHA256SUMS.txt lies beside the files, they are compared
+    with it.
+
+    Args:
+        dataset: `eicu`, `mimic_iv`, `adni` or `mimic_cxr`.
+        root: the folder that holds the raw files, at most three levels down, in the names that
+            their owners gave them, in either case.
+        out: the folder to write to; it is made if it does not exist.
+        memory: what DuckDB may use, such as "4GB".
+        threads: how many it may use; by default as many as there are cores.
+        tables: these tables only.
+        skip: tables to do without.
+        version: the version that this must be; by default any that the cohorts are written for,
+            or a subset of patients, whose version cannot be told.
+        progress: whether to show a progress bar; by default where there is a terminal.
+
+    Returns:
+        The manifest: data set, title, version ("unknown" for a subset), and per table source,
+        size and SHA-256 of the source, columns with their types, rows, unreadable values, size
+        and SHA-256 of the parquet file.
+
+    Raises:
+        FileNotFoundError: No such folder, or a table that is missing.
+        ValueError: An unknown name; a column that is missing; a file that is cut off, of another
+            version, or that cannot be read. File, line and what to do are named.
+        OSError: The output cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from dfdlib.data import made_up
+        >>> raw = made_up.write("eicu", tempfile.mkdtemp(), n=20, seed=0, only=["hospital"])
+        >>> done = ingest("eicu", raw, tempfile.mkdtemp(), tables=["hospital"], threads=1)
+        >>> done["version"], done["tables"]["hospital"]["rows"]
+        ('unknown', 60)
+    """
+    if dataset not in TABLES:
+        raise unknown(dataset, TABLES, "data set that can be ingested")
+    source, root, out = SOURCES[dataset], Path(root), Path(out)
+    if version is not None and version not in source.counts:
+        raise unknown(version, source.counts, f"known version of {source.title}")
+    wanted = _chosen(TABLES[dataset], tables, skip)
+    files = find(root, {table: TABLES[dataset][table] for table in wanted}, source)
+
+    manifest = manifests.read(out)
+    if manifest.get("dataset", dataset) != dataset:
+        raise ValueError(
+            f"{out} holds {manifest['dataset']}, not {dataset}. Pass another folder as out"
+        )
+    manifest |= {
+        "schema": manifests.SCHEMA,
+        "dataset": dataset,
+        "title": source.title,
+        "dfdlib": installed("dfdlib"),
+    }
+    manifest.setdefault("tables", {})
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        connection(memory=memory, threads=threads) as connected,
+        _Bar(files.values(), shown=progress) as bar,
+    ):
+        for raw in files.values():
+            target = out / f"{raw.table}.parquet"
+            part = out / f".{raw.table}.parquet.part"
+            described = manifests.entry(raw, root)
+            manifests.check_shipped(raw, root, described["source_sha256"], source)
+            bar.start(raw)
+            if not manifests.is_done(manifest["tables"].get(raw.table), described, target):
+                rows, unreadable = convert(
+                    raw, part, connected=connected, source=source, progress=bar.update
+                )
+                try:
+                    manifests.check_version(raw.table, rows, raw, source, wanted=version)
+                    written = {"bytes": part.stat().st_size, "sha256": manifests.sha256(part)}
+                    part.replace(target)
+                finally:
+                    part.unlink(missing_ok=True)
+                manifest["tables"][raw.table] = {
+                    **described,
+                    "rows": rows,
+                    "unreadable": unreadable,
+                    **written,
+                }
+            counted = {name: table["rows"] for name, table in manifest["tables"].items()}
+            manifest["version"] = manifests.identify(counted, source)
+            manifests.write(out, manifest)
+            bar.update(1.0)
+    return manifest
+
+
+def read_manifest(out: str | Path) -> dict[str, Any]:
+    """Read what a folder of ingested tables holds, as `ingest` returned it.
+
+    Raises:
+        FileNotFoundError: Nothing was ingested there.
+        ValueError: The manifest cannot be read.
+    """
+    manifest = manifests.read(Path(out))
+    if not manifest:
+        raise FileNotFoundError(
+            f"no {manifests.NAME} in {str(out)!r}. Run: dfdlib data ingest DATASET --root "
+            f"RAW_FILES --out {out}"
+        )
+    return manifest
+
+
+def _chosen(
+    declared: Iterable[str], tables: Sequence[str] | None, skip: Sequence[str]
+) -> list[str]:
+    """Tables in the order of their declaration; those by which a version is known come first."""
+    names = list(declared)
+    for name in (*(tables or ()), *skip):
+        if name.lower() not in names:
+            raise unknown(name, names, "declared table")
+    only = names if tables is None else [name.lower() for name in tables]
+    without = [name.lower() for name in skip]
+    chosen = [name for name in names if name in only and name not in without]
+    if not chosen:
+        raise ValueError(f"no table is left. Leave out skip=, or name others of {names}")
+    return chosen
+
+
+class _Bar:
+    """A progress bar over the bytes of all files."""
+
+    def __init__(self, files: Iterable[Raw], *, shown: bool | None) -> None:
+        total = sum(raw.path.stat().st_size for raw in files)
+        disable = None if shown is None else not shown  # None: where there is a terminal
+        self.bar = tqdm(total=total, unit="B", unit_scale=True, disable=disable)
+        self.before = self.size = 0
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def start(self, raw: Raw) -> None:
+        """Go on to another file."""
+        self.before += self.size
+        self.size = raw.path.stat().st_size
+        self.bar.set_description(raw.table, refresh=False)
+
+    def update(self, share: float) -> None:
+        """Tell which share of the file is done."""
+        self.bar.update(self.before + int(share * self.size) - self.bar.n)
