@@ -49,16 +49,9 @@ def check(
                 raise ValueError(
                     f"{name!r} is no stage option of {type(model).__name__} (options: {options})."
                 )
-    if train.y is None:
-        raise ValueError("the training part has no labels. Pass y= when you make the Cohort.")
-    classes = train.y[~train.y.isnan()].unique()
-    if len(classes) < 2:
-        raise ValueError(
-            f"the training part holds {len(train)} patients but "
-            + (f"only the class {classes[0]:g}" if len(classes) else "no known label")
-            + ". There is nothing to tell apart; check y and how the cohort was split."
-        )
-    model.schema.check(train.schema, labels=True)
+    if model.supervised:
+        _check_labels(train)
+    model.schema.check(train.schema, labels=model.supervised)
     absent = sorted(set(model.schema.names) - set(train.names))
     if absent:
         raise ValueError(
@@ -70,9 +63,29 @@ def check(
         check_disjoint(train, val)
 
 
+def _check_labels(train: Cohort) -> None:
+    """Refuse a training part that has nothing to tell apart."""
+    if train.y is None:
+        raise ValueError("the training part has no labels. Pass y= when you make the Cohort.")
+    classes = train.y[~train.y.isnan()].unique()
+    if len(classes) < 2:
+        raise ValueError(
+            f"the training part holds {len(train)} patients but "
+            + (f"only the class {classes[0]:g}" if len(classes) else "no known label")
+            + ". There is nothing to tell apart; check y and how the cohort was split."
+        )
+
+
 def _check_validation(model: Method, val: Cohort, *, select: str) -> None:
     """Refuse a validation part on which the rule that picks the epoch is not defined."""
     model.schema.check(val.schema)
+    if not model.supervised:
+        if select == "val_auroc":
+            raise ValueError(
+                f"{type(model).__name__} predicts no label, so there is no AUROC to select by. "
+                "Pass select='val_loss'."
+            )
+        return
     if val.y is None or bool(val.y.isnan().all()):
         raise ValueError("the validation part has no known label. Pass y= when you make it.")
     columns = val.y.reshape(len(val), -1).T

@@ -143,22 +143,24 @@ class Loop:
         rank, world = self.fabric.global_rank, self.fabric.world_size
         torch.manual_seed(mix(self.plan.seed, self.state.epoch, rank))
         sums: dict[str, float] = {}
-        n_labels = 0
+        n_units = 0
         order = mix(self.plan.seed, self.state.epoch)
+        n_steps = -(-len(self.train) // self.plan.batch_size)
         for step, whole in enumerate(self.train.batches(self.plan.batch_size, seed=order)):
+            self.plain.advance((self.state.epoch + step / n_steps) / self.plan.epochs)
             batch = whole if world == 1 else whole.rows(torch.arange(rank, len(whole), world))
             terms = self.model.loss(batch.to(self.fabric.device))
             self._check_finite(terms, step)
             # every process takes the mean over its own labels; put together, one mean over all
-            share = _share(batch, whole) * world if world > 1 else 1.0
+            share = self._share(batch, whole) * world if world > 1 else 1.0
             self.fabric.backward(terms["total"] * share)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            n_labels += _labels(whole)
+            n_units += self.plain.units(whole)
             for name, term in terms.items():
-                part = float(term.detach()) * share * _labels(whole)
+                part = float(term.detach()) * share * self.plain.units(whole)
                 sums[name] = sums.get(name, 0.0) + part
-        mean = {f"train_{name}": total / max(n_labels, 1) for name, total in sums.items()}
+        mean = {f"train_{name}": total / max(n_units, 1) for name, total in sums.items()}
         if world > 1:
             mean = {k: float(self.fabric.all_reduce(torch.tensor(v))) for k, v in mean.items()}  # type: ignore[arg-type]
         return {"lr": lr, **mean}
@@ -182,9 +184,17 @@ class Loop:
         total, n = 0.0, 0
         for batch in val.batches(1024):
             term = self.plain.loss(batch.to(self.fabric.device))["total"]
-            total, n = total + float(term) * _labels(batch), n + _labels(batch)
-        p = predict_proba(self.plain, val)
-        return {"val_loss": total / n if n else math.nan, "val_auroc": _auroc(val, p)}
+            units = self.plain.units(batch)
+            total, n = total + float(term) * units, n + units
+        row = {"val_loss": total / n if n else math.nan}
+        if self.plain.supervised:
+            row["val_auroc"] = _auroc(val, predict_proba(self.plain, val))
+        return row
+
+    def _share(self, batch: Batch, whole: Batch) -> float:
+        """The part of a batch that a process has, by units; by patients where there is none."""
+        units = self.plain.units(whole)
+        return self.plain.units(batch) / units if units else len(batch) / len(whole)
 
     def _select(self, row: dict[str, Any]) -> None:
         """Keep the weights if they are the best so far; stop if they have not been for long."""
@@ -254,16 +264,6 @@ def _auroc(cohort: Cohort, p: Float[np.ndarray, "n k"]) -> float:
     if any(len(np.unique(y[k, c])) < 2 for c, k in enumerate(known.T)):
         return math.nan
     return float(np.mean([roc_auc_score(y[k, c], p[k, c]) for c, k in enumerate(known.T)]))
-
-
-def _share(batch: Batch, whole: Batch) -> float:
-    """The part of a batch that a process has, by labels; by patients where there is no label."""
-    labels = _labels(whole)
-    return _labels(batch) / labels if labels else len(batch) / len(whole)
-
-
-def _labels(batch: Batch) -> int:
-    return 0 if batch.y is None else int((~batch.y.isnan()).sum())
 
 
 def mix(*numbers: int) -> int:

@@ -46,6 +46,7 @@ class Method(nn.Module, ABC):
         selection: the rule that picked the weights, in words; empty before `fit`.
         stage_options: names of attributes that a `Stage` may set for a part of the training.
         default_stages: the stages that `fit` takes where it is given none.
+        supervised: whether it learns labels; else `fit` asks for none and scores none.
     """
 
     schema: Schema
@@ -53,6 +54,7 @@ class Method(nn.Module, ABC):
     selection: str = ""
     stage_options: tuple[str, ...] = ()
     default_stages: tuple[Stage, ...] = (Stage(epochs=100),)
+    supervised: bool = True
 
     @abstractmethod
     def prepare(self, train: Cohort) -> None:
@@ -60,7 +62,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Each term of the loss by name; `total` is what is minimised, a mean over known labels."""
+        """Each term of the loss by name; `total` is what is minimised, a mean over `units`."""
 
     @abstractmethod
     def predict_proba(self, batch: Batch) -> Float[Tensor, "n k"]:
@@ -69,6 +71,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix what depends on other patients, from the batches of the training part."""
+
+    def units(self, batch: Batch) -> int:
+        """Count what `loss` is a mean over: the known labels, or patients if not supervised."""
+        if not self.supervised:
+            return len(batch)
+        return 0 if batch.y is None else int((~batch.y.isnan()).sum())
+
+    def advance(self, done: float) -> None:
+        """Called by `fit` before each step with the share of the training that is done, 0 to 1."""
+        del done
 
     def refresh(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix, ahead of a validation, what `predict_proba` reads; by default all that there is."""

@@ -1,0 +1,154 @@
+"""Encoders and decoders of one view each: images of any size, and vectors.
+
+An encoder is a module with `forward(x) -> (mean, log_variance)`, (n, d) each; a decoder one with
+`forward(z)`, from (n, d) to what the view's likelihood is centred on, of the view's own shape.
+"""
+
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, channels_last, nn
+
+SMALLEST = 8
+
+
+class ImageEncoder(nn.Module):
+    """Small convolutional encoder: each layer halves the picture, down to 4 to 7 pixels a side.
+
+    Layers have width, 2 width, then 4 width channels.
+
+    Args:
+        size: channels, height, width.
+        d: latent dimensions.
+        width: channels of the first layer.
+        dropout: rate at which whole channels are dropped after each layer.
+
+    Shapes:
+        (n, channels, height, width) -> (n, d), (n, d)
+    """
+
+    def __init__(
+        self, *, size: tuple[int, ...], d: int, width: int = 16, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.size, self.d, self.width, self.dropout = tuple(size), d, width, dropout
+        shapes = _halvings(size, width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(shapes):
+            layers += [nn.Conv2d(before[0], after[0], 4, 2, 1), nn.ReLU()]
+            layers += [nn.Dropout2d(dropout)] if dropout else []
+        channels, height, breadth = shapes[-1]
+        self.layers = nn.Sequential(*layers)
+        self.latent = nn.Linear(channels * height * breadth, 2 * d)
+        self.to(memory_format=channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance of each patient's posterior."""
+        h = self.layers(x.contiguous(memory_format=channels_last))
+        mean, log_variance = self.latent(h.permute(0, 2, 3, 1).flatten(1)).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class ImageDecoder(nn.Module):
+    """Mirror of `ImageEncoder`, but for its last layer, which draws patches of 2 by 2 pixels.
+
+    A transposed convolution to one channel would take half of the decoder's time.
+
+    Args:
+        size: channels, height, width.
+        d: latent dimensions.
+        width: channels before the last layer.
+        dropout: rate at which whole channels are dropped before each layer.
+
+    Shapes:
+        (n, d) -> (n, channels, height, width)
+    """
+
+    def __init__(
+        self, *, size: tuple[int, ...], d: int, width: int = 16, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.size, self.d, self.width, self.dropout = tuple(size), d, width, dropout
+        shapes = _halvings(size, width)[::-1]
+        self.start = shapes[0]
+        self.first = nn.Linear(d, shapes[0][0] * shapes[0][1] * shapes[0][2])
+        layers: list[nn.Module] = []
+        for before, after in pairwise(shapes[:-1]):
+            odd = (after[1] - 2 * before[1], after[2] - 2 * before[2])
+            layers += [nn.ReLU(), *([nn.Dropout2d(dropout)] if dropout else [])]
+            layers += [nn.ConvTranspose2d(before[0], after[0], 4, 2, 1, output_padding=odd)]
+        layers += [nn.ReLU(), *([nn.Dropout2d(dropout)] if dropout else [])]
+        self.layers = nn.Sequential(*layers)
+        self.patch = nn.Linear(shapes[-2][0], 4 * shapes[-1][0])
+        self.to(memory_format=channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+        """Draw each patient's picture."""
+        channels, height, breadth = self.start
+        h = self.first(z).unflatten(1, (height, breadth, channels)).permute(0, 3, 1, 2)
+        h = self.layers(h).permute(0, 2, 3, 1)
+        channels, height, breadth = self.size
+        patches = self.patch(h).unflatten(3, (channels, 2, 2))
+        x = patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        odd = (0, breadth % 2, 0, height % 2)
+        return nn.functional.pad(x, odd, mode="replicate") if any(odd) else x
+
+
+def _halvings(size: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:
+    """Channels, height and width of the picture before, between and after the layers."""
+    channels, height, breadth = size
+    if min(height, breadth) < SMALLEST:
+        raise ValueError(
+            f"images of {height} by {breadth} pixels are too small for a convolutional network, "
+            f"which needs {SMALLEST}. Pass the pixels as a vector: x={{name: a.reshape(n, -1)}}"
+        )
+    shapes = [(channels, height, breadth)]
+    while min(height, breadth) >= SMALLEST:
+        height, breadth = height // 2, breadth // 2
+        shapes.append((width * min(4, 2 ** (len(shapes) - 1)), height, breadth))
+    return shapes
+
+
+class VectorEncoder(nn.Module):
+    """Perceptron with one hidden layer.
+
+    Args:
+        n_features: numbers that come in: values, and the flags of what was observed.
+        d: latent dimensions.
+        width: of the hidden layer.
+        dropout: rate on the hidden layer.
+
+    Shapes:
+        (n, n_features) -> (n, d), (n, d)
+    """
+
+    def __init__(self, *, n_features: int, d: int, width: int = 128, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.n_features, self.d, self.width, self.dropout = n_features, d, width, dropout
+        self.layers = nn.Sequential(
+            nn.Linear(n_features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2 * d)
+        )
+
+    def forward(self, x: Float[Tensor, "n k"]) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance of each patient's posterior."""
+        mean, log_variance = self.layers(x).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class VectorDecoder(nn.Module):
+    """Mirror of `VectorEncoder`.
+
+    Shapes:
+        (n, d) -> (n, n_features)
+    """
+
+    def __init__(self, *, n_features: int, d: int, width: int = 128, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.n_features, self.d, self.width, self.dropout = n_features, d, width, dropout
+        self.layers = nn.Sequential(
+            nn.Linear(d, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, n_features)
+        )
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Make each patient's values."""
+        return self.layers(z)

@@ -1,0 +1,152 @@
+"""One view of a multimodal VAE: its scale, its likelihood, what it accepts."""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Likelihood = Literal["laplace", "gaussian", "bernoulli", "poisson"]
+
+#: What a likelihood is defined on, and what to pass in the place of anything else.
+_RANGE = {
+    "bernoulli": "between 0 and 1. Divide by the largest possible value, or pass uint8 images",
+    "poisson": "whole numbers from 0. Pass counts, or likelihood='laplace'",
+}
+
+
+class Seen(NamedTuple):
+    """A view of a batch: what the likelihood is of, which entries count, what is encoded."""
+
+    target: Float[Tensor, "n ..."]
+    counts: Bool[Tensor, "n k"] | None
+    encoded: Float[Tensor, "n ..."]
+
+    def repeat(self, times: int) -> "Seen":
+        """Each row several times, one after the other."""
+        target, counts, encoded = (
+            None if part is None else part.repeat_interleave(times, 0) for part in self
+        )
+        return Seen(target, counts, encoded)  # type: ignore[arg-type]
+
+
+class View(nn.Module):
+    """Scale and likelihood of one view.
+
+    Images are taken as they are, uint8 as shares of 255. Of a vector, values under a Laplace or
+    Gaussian likelihood are standardised with the training part's moments and counts are encoded as
+    standardised log(1 + count); the likelihood is of observed values only.
+
+    Args:
+        name: of the view.
+        kind: "image" or "vector".
+        size: shape of one patient's value.
+        likelihood: of the view given the latents.
+        scale: of the Laplace or Gaussian likelihood, in standard deviations if a vector.
+    """
+
+    mean: Tensor
+    std: Tensor
+    known: Tensor
+
+    def __init__(
+        self, *, name: str, kind: str, size: tuple[int, ...], likelihood: str, scale: float
+    ) -> None:
+        super().__init__()
+        if kind not in ("image", "vector"):
+            raise ValueError(
+                f"{name!r} is of kind {kind!r}, and a view is an image or a vector. Leave it out, "
+                f"or pass it as numbers: kinds={{{name!r}: 'vector'}}"
+            )
+        if likelihood not in get_args(Likelihood):
+            raise ValueError(
+                f"{likelihood!r}, given for {name!r}, is not a likelihood "
+                f"({', '.join(get_args(Likelihood))}). Take 'laplace'"
+            )
+        self.name, self.kind, self.size = name, kind, tuple(size)
+        self.likelihood, self.scale = likelihood, float(scale)
+        self.n_values = math.prod(size)
+        self.n_inputs = self.n_values * (2 if kind == "vector" else 1)
+        columns = self.n_values if kind == "vector" else 0
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("std", torch.ones(columns))
+        self.register_buffer("known", torch.ones(columns, dtype=torch.bool))
+
+    def fit(self, values: Tensor, flags: Tensor | None, there: Bool[Tensor, " n"]) -> None:
+        """Check the range and take the moments of what was observed in the training part."""
+        self.check(values[there], None if flags is None else flags[there])
+        if not bool(there.any()):
+            raise ValueError(
+                f"{self.name!r} is observed for nobody in the training part, so there is nothing "
+                "to learn of it. Leave it out: cohort.select(modalities=[...])"
+            )
+        if flags is None:
+            return
+        wide, flag = values.double(), flags.double()
+        wide = wide.log1p() if self.likelihood == "poisson" else wide
+        n = flag.sum(0).clamp(min=1)
+        mean = (wide * flag).sum(0) / n
+        std = (((wide - mean) * flag).square().sum(0) / n).sqrt()
+        constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
+        self.known.copy_(flags.any(0))
+        if self.likelihood != "bernoulli":
+            self.mean.copy_(mean)
+            self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+
+    def check(self, values: Tensor, flags: Tensor | None) -> None:
+        """Refuse another shape than the model was made for, and values that cannot be."""
+        if tuple(values.shape[1:]) != self.size:
+            raise ValueError(
+                f"{self.name!r} has entries of shape {tuple(values.shape[1:])} here, and the model "
+                f"was made for {self.size}. Resize them all to one shape"
+            )
+        if self.likelihood not in _RANGE:
+            return
+        seen = values if flags is None else torch.where(flags, values, 0)
+        if self.likelihood == "poisson":
+            bad = (seen < 0) | (seen != seen.round())
+        else:
+            bad = (seen < 0) | (seen > (255 if values.dtype == torch.uint8 else 1))
+        if bool(bad.any()):
+            raise ValueError(
+                f"{self.name!r} holds {float(seen[bad][0]):g}, and a {self.likelihood} likelihood "
+                f"is of values {_RANGE[self.likelihood]}"
+            )
+
+    def read(self, values: Tensor, flags: Tensor | None) -> Seen:
+        """Bring the rows that have the view to the scale of networks and likelihood."""
+        self.check(values, flags)
+        if values.dtype == torch.uint8 and self.likelihood != "poisson":
+            values = values.float() / 255
+        if flags is None:
+            return Seen(values.float(), None, values.float())
+        counts = flags & self.known
+        x = values.log1p() if self.likelihood == "poisson" else values
+        x = torch.where(counts, (x - self.mean) / self.std, 0)
+        target = values if self.likelihood == "poisson" else x
+        return Seen(target, counts, torch.cat([x, counts.to(x.dtype)], dim=1))
+
+    def log_likelihood(self, centre: Float[Tensor, "n ..."], seen: Seen) -> Float[Tensor, " n"]:
+        r"""Logarithm of :math:`p(x_m \mid z)`, summed over the values that were observed."""
+        x, centre = seen.target, centre.float()
+        if self.likelihood == "laplace":
+            terms = -(x - centre).abs() / self.scale - math.log(2 * self.scale)
+        elif self.likelihood == "gaussian":
+            constant = math.log(self.scale) + 0.5 * math.log(2 * math.pi)
+            terms = -0.5 * ((x - centre) / self.scale).square() - constant
+        elif self.likelihood == "bernoulli":
+            terms = -nn.functional.binary_cross_entropy_with_logits(centre, x, reduction="none")
+        else:
+            terms = x * centre - centre.exp() - (x + 1).lgamma()
+        if seen.counts is not None:
+            terms = torch.where(seen.counts, terms, 0)
+        return terms.flatten(1).sum(1)
+
+    def expected(self, centre: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """The value that the likelihood expects, in the units of the data (uint8: of 0 to 1)."""
+        if self.likelihood == "bernoulli":
+            return centre.sigmoid()
+        if self.likelihood == "poisson":
+            return centre.exp()
+        return centre if self.kind == "image" else centre * self.std + self.mean
