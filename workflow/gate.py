@@ -286,12 +286,26 @@ def _write_gates(out: Path, preset: str, backbone: str, runs: list[dict[str, Any
         )
 
 
-def intervals(each: np.ndarray, names: list[str], margin: float) -> pd.DataFrame:
-    """Paired t intervals over the seeds, at Holm's levels over the rows."""
+def intervals(
+    each: np.ndarray,
+    names: list[str],
+    margin: float,
+    *,
+    alpha: float = SETTINGS["alpha"],
+    patients: list[float] | None = None,
+) -> pd.DataFrame:
+    """Paired t intervals over the seeds, at Holm's levels over the rows.
+
+    `patients` adds, for each row, a standard error that all seeds share.
+    """
     n = each.shape[1]
     mean, error = each.mean(axis=1), each.std(axis=1, ddof=1) / np.sqrt(n)
+    if patients is not None:
+        error = np.hypot(error, patients)
+    # seeds that agree to the last bit leave no error, and no test
+    error = np.maximum(error, 1e-12)
     p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
-    adjusted, levels = _holm(p, SETTINGS["alpha"])
+    adjusted, levels = _holm(p, alpha)
     width = stats.t.isf(levels / 2, n - 1) * error
     frame = pd.DataFrame(
         {"effect": mean, "low": mean - width, "high": mean + width, "p_holm": adjusted},

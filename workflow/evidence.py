@@ -1,0 +1,385 @@
+r"""DFD, the evidence: every experiment that evidence.yaml declares.
+
+    python workflow/evidence.py run --experiment ablations --data confounded-linear \
+        --backbone GRAPE --seed 0 --out runs/evidence/a.json
+    python workflow/evidence.py collect runs/evidence/*.json --out results/evidence
+
+`run` trains all methods of an experiment on one data set and backbone with one seed, and keeps
+what was measured; `--methods` takes some of them, `--scale paper` the paper's epochs. `collect`
+puts the seeds together and writes a result per claim × data set × method.
+"""
+
+import json
+import re
+import time
+import warnings
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import evidence_data
+import jobs
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from evidence_measures import Watched, audited, measure, planes
+from gate import intervals
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from dfdlib import models
+from dfdlib._results import _versions
+from dfdlib.data import Cohort
+from dfdlib.evaluation import write_result
+from dfdlib.models import DFD, Classifier, Stage
+from dfdlib.training import fit
+
+SETTINGS = yaml.safe_load((Path(__file__).parent / "evidence.yaml").read_text("utf-8"))
+METHODS, EXPERIMENTS = SETTINGS["methods"], SETTINGS["experiments"]
+NOTHING = 1e-12
+
+
+def cohorts(experiment: str) -> dict[str, dict[str, Any]]:
+    """The data sets of an experiment, by name."""
+    given = EXPERIMENTS[experiment]
+    if "grid" not in given:
+        return given["data"]
+    slopes, hidden = given["grid"].values()
+    return {
+        f"slope {slope}, {k} hidden": {"kind": "mapped", "slope": slope, "hidden": k}
+        for slope, k in product(slopes, hidden)
+    }
+
+
+def seeds(experiment: str) -> list[int]:
+    """The seeds of an experiment."""
+    return EXPERIMENTS[experiment].get("seeds", SETTINGS["seeds"])
+
+
+def training(experiment: str) -> dict[str, Any]:
+    """Epochs, batches and network: those of the hospitals where there are hospitals."""
+    kind = next(iter(cohorts(experiment).values()))
+    real = kind["kind"] == "heart" or kind.get("source") == "heart"
+    return SETTINGS["heart"] if real else SETTINGS
+
+
+def draw(experiment: str, name: str, seed: int) -> evidence_data.Worlds:
+    """Training part and worlds of a data set."""
+    n = EXPERIMENTS[experiment].get("n", SETTINGS["n"])
+    given = {key: SETTINGS[key] for key in ("n_test", "test_seed")}
+    return evidence_data.load(seed=seed, n=n, **given, **cohorts(experiment)[name])
+
+
+def train(
+    experiment: str,
+    method: str,
+    backbone: str,
+    cohort: Cohort,
+    seed: int,
+    *,
+    scale: str = "small",
+    watch: Cohort | None = None,
+    val: Cohort | None = None,
+) -> Classifier:
+    """Train a method; with `watch`, DFD's heads are followed on these training patients.
+
+    That is done before each validation on `val`, which decides nothing.
+    """
+    given, how = METHODS[method], training(experiment)
+    network = how["network"]
+    kind = getattr(models, given["class"])
+    if watch is not None and kind is DFD:
+        kind = Watched
+    net = getattr(models, backbone)(d=network["d"])
+    model = kind(backbone=net, schema=cohort.schema, **given.get("options", {}))
+    if isinstance(model, Watched):
+        model.watched, model.followed = watch, []
+    warm, joint = given.get("epochs", how["epochs"][scale])
+    if given.get("stages") == ["joint"]:
+        warm, joint = 0, warm + joint
+    first = {"mi_weight": 0} if isinstance(model, DFD) else {}
+    first |= given.get("warm", {})
+    stages = [Stage(epochs=warm, **first)] if warm else []
+    stages += [Stage(epochs=joint)] if joint else []
+    if not stages:
+        # a network as it was drawn: its steps go nowhere
+        stages = [Stage(epochs=1, lr=NOTHING)]
+    with warnings.catch_warnings():
+        # what DFD says of a run stands in `signatures`, which is kept
+        warnings.simplefilter("ignore", UserWarning)
+        fit(
+            model,
+            cohort,
+            val if isinstance(model, Watched) else None,
+            stages=stages,
+            batch_size=how["batch_size"],
+            lr=network["lr"],
+            weight_decay=0.0 if stages[0].lr == NOTHING else network["weight_decay"],
+            seed=seed,
+        )
+    return model.eval()
+
+
+def run(
+    experiment: str,
+    data: str,
+    backbone: str,
+    seed: int,
+    out: Path,
+    methods: list[str] | None = None,
+    scale: str = "small",
+) -> None:
+    """Train an experiment's methods on one data set and backbone with one seed."""
+    start, given = time.perf_counter(), EXPERIMENTS[experiment]
+    cohort, worlds = draw(experiment, data, seed)
+    tagged = cohorts(experiment)[data]["kind"] == "tagged"
+    real = given.get("reach") == "open"
+    watched = {}
+    if "watch" in given:
+        parts = {"watch": cohort, "val": worlds["id"]}
+        watched = {key: part.select(np.arange(given["watch"])) for key, part in parts.items()}
+    bounds = {
+        f"auroc oracle {world}": roc_auc_score(test.y.numpy(), test.truth["p_do"])
+        for world, test in worlds.items()
+        if test.truth is not None and "p_do" in test.truth
+    }
+    found = {}
+    for name in methods or given["backbones"][backbone]:
+        model = train(experiment, name, backbone, cohort, seed, scale=scale, **watched)
+        numbers, scores, h = measure(model, worlds, tagged=tagged)
+        world, extra = "randomised" if "randomised" in h else "id", {}
+        if name in given.get("audits", ()):
+            numbers |= audited(h[world], worlds[world].y.numpy(), n=SETTINGS["audited"])
+        if "tsne" in given and isinstance(model, DFD):
+            numbers |= planes(h["id"], worlds["id"].y.numpy(), **given["tsne"])
+        if isinstance(model, Watched):
+            extra["confidence"] = model.followed
+        if isinstance(model, DFD):
+            extra["signatures"] = model.signatures[["quantity", "value", "ok"]].to_dict("records")
+        if real:
+            extra["scores"] = {
+                world: {rule: score.round(4).tolist() for rule, score in by_rule.items()}
+                for world, by_rule in scores.items()
+            }
+        found[name] = {"numbers": numbers, **extra}
+    record = {
+        "experiment": experiment, "data": data, "backbone": backbone, "seed": seed, "scale": scale,
+        "bounds": bounds, "methods": found, "versions": _versions(),
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+    if real:
+        record["labels"] = {world: test.y.tolist() for world, test in worlds.items()}
+    jobs.write_whole(out, json.dumps(record, indent=1))
+
+
+def collect(files: list[Path], out: Path) -> None:
+    """Write a result per claim × data set × method of the experiments whose runs are given."""
+    records = _merged([json.loads(file.read_text("utf-8")) for file in files])
+    for experiment in sorted({record["experiment"] for record in records}):
+        own = [record for record in records if record["experiment"] == experiment]
+        for data, (backbone, methods) in product(
+            cohorts(experiment), EXPERIMENTS[experiment]["backbones"].items()
+        ):
+            whole = [
+                record["seed"]
+                for record in own
+                if (record["data"], record["backbone"]) == (data, backbone)
+                and set(record["methods"]) == set(methods)
+            ]
+            if sorted(whole) != seeds(experiment):
+                raise ValueError(f"{experiment}, {data}, {backbone}: seeds {whole}. Run all")
+        for claim, answer in EXPERIMENTS[experiment]["answers"].items():
+            for backbone in EXPERIMENTS[experiment]["backbones"]:
+                if answer.get("only", backbone) == backbone:
+                    _answer(out, experiment, claim, answer, backbone, own)
+
+
+def _merged(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put together what was trained method by method."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in records:
+        key = tuple(record[k] for k in ("experiment", "data", "backbone", "seed", "scale"))
+        whole = found.setdefault(key, record)
+        whole["methods"] = whole["methods"] | record["methods"]
+    return list(found.values())
+
+
+def _answer(
+    out: Path,
+    experiment: str,
+    claim: str,
+    answer: dict[str, Any],
+    backbone: str,
+    records: list[dict[str, Any]],
+) -> None:
+    """Write one claim's results on all data sets, for one backbone."""
+    trained = EXPERIMENTS[experiment]["backbones"][backbone]
+    methods = [name for name in answer["methods"] if name in trained]
+    minus = answer["minus"]
+    for data in cohorts(experiment):
+        if minus.get("data") == data:
+            continue
+        runs = _of(records, data, backbone, seeds(experiment))
+        others = _of(records, minus.get("data", data), backbone, seeds(experiment))
+        number = minus.get("number", answer["of"])
+        sides = [
+            [(runs, name, answer["of"]), (others, minus.get("method", name), number)]
+            for name in methods
+        ]
+        each = np.array(
+            [np.subtract(*(_values(*side) for side in pair)) for pair in sides], dtype=float
+        )
+        sign = -1 if answer.get("turned") else 1
+        error = [_patients(runs, pair) for pair in sides] if "labels" in runs[0] else None
+        table = intervals(
+            sign * each, methods, answer["margin"], alpha=SETTINGS["alpha"], patients=error
+        )
+        for name, row in table.iterrows():
+            _write(out, experiment, claim, answer, data, backbone, str(name), row, runs)
+
+
+def _of(
+    records: list[dict[str, Any]], data: str, backbone: str, wanted: list[int]
+) -> list[dict[str, Any]]:
+    """The runs on a data set with a backbone, in the order of their seeds."""
+    found = {
+        record["seed"]: record
+        for record in records
+        if (record["data"], record["backbone"]) == (data, backbone)
+    }
+    return [found[seed] for seed in wanted]
+
+
+def _values(runs: list[dict[str, Any]], method: str, number: str) -> list[float]:
+    return [run["methods"][method]["numbers"][number] for run in runs]
+
+
+def _patients(runs: list[dict[str, Any]], pair: list[Any], draws: int = 200) -> float:
+    """Standard error of the difference that comes of the patients: they are drawn anew.
+
+    Only of what is an AUROC or a drop between two: of the other numbers nothing is added.
+    """
+    words = [number.split() for _, _, number in pair]
+    if any(word[0] not in ("auroc", "drop") for word in words):
+        return 0.0
+    rng = np.random.default_rng(0)
+    n_there = len(runs[0]["labels"]["shifted"])
+    found = []
+    for _ in range(draws):
+        there = rng.multinomial(n_there, np.full(n_there, 1 / n_there))
+        values = []
+        for position, run in enumerate(runs):
+            n_here = len(run["labels"]["id"])
+            here = rng.multinomial(n_here, np.full(n_here, 1 / n_here))
+            weight = {"id": here, "shifted": there}
+            sides = [
+                _score(side[position], method, word, weight)
+                for (side, method, _), word in zip(pair, words, strict=True)
+            ]
+            values.append(sides[0] - sides[1])
+        found.append(np.mean(values))
+    return float(np.nanstd(found))
+
+
+def _score(
+    run: dict[str, Any], method: str, words: list[str], weight: dict[str, np.ndarray]
+) -> float:
+    """AUROC (or the drop of it) of a rule with weighted patients."""
+
+    def auroc(world: str) -> float:
+        y, w = np.array(run["labels"][world]), weight[world]
+        if len(np.unique(y[w > 0])) < 2:
+            return float("nan")
+        score = run["methods"][method]["scores"][world][words[1]]
+        return float(roc_auc_score(y, score, sample_weight=w))
+
+    return auroc("id") - auroc("shifted") if words[0] == "drop" else auroc(words[2])
+
+
+def _write(
+    out: Path,
+    experiment: str,
+    claim: str,
+    answer: dict[str, Any],
+    data: str,
+    backbone: str,
+    method: str,
+    row: pd.Series,
+    runs: list[dict[str, Any]],
+) -> None:
+    given, how, wanted = EXPERIMENTS[experiment], training(experiment), seeds(experiment)
+    of, minus = answer["of"], answer["minus"]
+    whose = minus.get("method") or minus.get("data") or "the same runs"
+    sides = [f"{of} of {method}", f"{minus.get('number', of)} of {whose}"]
+    sides = sides[::-1] if answer.get("turned") else sides
+    shown = {method, *(m for m in ("ERM", minus.get("method")) if m in runs[0]["methods"])}
+    write_result(
+        out / f"{_slug(f'{experiment}-{claim}-{data}-{backbone}-{method}')}.json",
+        claim=claim,
+        reach=given.get("reach", "truth"),
+        dataset=data if given.get("reach") == "open" else f"synthetic, {data}",
+        method=f"{method}, {backbone}",
+        parameters={
+            "experiment": experiment,
+            "given": METHODS[method],
+            "epochs": METHODS[method].get("epochs", how["epochs"][runs[0]["scale"]]),
+            "n": given.get("n", SETTINGS["n"]),
+            **{key: how[key] for key in ("network", "batch_size")},
+            "p_holm": row["p_holm"],
+            "numbers": {name: _summaries(runs, name) for name in sorted(shown)},
+            "bounds": {
+                key: _summary([run["bounds"][key] for run in runs]) for key in runs[0]["bounds"]
+            },
+            "extra": [
+                {k: v for k, v in run["methods"][method].items() if k not in ("numbers", "scores")}
+                for run in runs
+            ],
+            "trained with": runs[0]["versions"],
+        },
+        estimand=f"{sides[0]}, minus {sides[1]}",
+        margin=answer["margin"],
+        seeds=wanted,
+        metric=of,
+        runs=[{"seed": s, "value": v} for s, v in zip(wanted, row["each"], strict=True)],
+        effect=row["effect"],
+        low=row["low"],
+        high=row["high"],
+        verdict=row["verdict"],
+        selection="last epoch, fixed settings",
+        device="cpu",
+        command=f"python workflow/evidence.py run --experiment {experiment} --data '{data}' "
+        f"--backbone {backbone} --methods '{method}' --seed {wanted[0]} --out runs/one.json",
+    )  # fmt: skip
+
+
+def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, Any]:
+    """Every number of a method over the seeds."""
+    names = runs[0]["methods"][method]["numbers"]
+    return {name: _summary(_values(runs, method, name)) for name in names}
+
+
+def _summary(each: list[float]) -> dict[str, Any]:
+    """Values, mean and t interval, which is not adjusted."""
+    half = stats.t.isf(SETTINGS["alpha"] / 2, len(each) - 1) * stats.sem(each)
+    mean = float(np.mean(each))
+    return {"each": each, "mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _slug(text: str) -> str:
+    return re.sub("[^a-z0-9.]+", "-", text.lower())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    jobs.main(
+        str(__doc__),
+        run,
+        collect,
+        experiment={"required": True, "choices": list(EXPERIMENTS)},
+        data={"required": True},
+        backbone={"required": True, "choices": ["GRAPE", "MUSE", "TokenTransformer"]},
+        seed={"required": True, "type": int},
+        methods={"nargs": "+"},
+        scale={"default": "small", "choices": list(SETTINGS["epochs"])},
+    )
