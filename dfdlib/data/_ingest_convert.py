@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from dfdlib.data._ingest_files import Raw, damaged
+from dfdlib.data._ingest_files import DELIMITERS, Raw, damaged
 from dfdlib.data._ingest_sources import Source
 
 Progress = Callable[[float], object]
@@ -188,6 +188,9 @@ def _explained(error: duckdb.Error, raw: Raw, target: Path, source: Source) -> E
             f"missing, doubled, or not {raw.delimiter!r}. {again}"
         )
     if found := re.search(r'Could not convert string "(.*?)" to \'(\w+)\'', message, re.DOTALL):
+        others = [mark for mark in DELIMITERS if mark in found[1]]
+        if others:
+            return ValueError(f"{where}: {others[0]!r} where {raw.delimiter!r} separates. {again}")
         place = _column(message)
         name = next((name for name, i, _ in raw.columns if i == place), "a value")
         return ValueError(f"{where}: {name} is {found[1]!r}, which is no {found[2]}. {again}")

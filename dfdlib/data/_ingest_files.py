@@ -4,6 +4,7 @@ import csv
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from dfdlib.data._ingest_sources import Source
 _DEPTH = 3  # physionet.org/files holds mimiciv/2.2/hosp/
 _IMAGES = re.compile(r"p\d\d")  # MIMIC-CXR-JPG: p10/ to p19/ hold no table, but very many folders
 _SUFFIXES = (".csv", ".csv.gz")
+DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,15 @@ def _files(root: Path) -> dict[str, list[Path]]:
 def _read_header(path: Path, table: str, declared: Mapping[str, str], source: Source) -> Raw:
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            line = next(csv.reader(file, delimiter="\0"), None)
-    except (EOFError, gzip.BadGzipFile) as error:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            line = file.readline()
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(damaged(path, str(error), source)) from None
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"{path}, line 1, is not UTF-8 text. Unpack it, or get the file again: {source.page}"
-        ) from None
-    if not line:
+    if not line.strip():
         raise ValueError(f"{path} is empty. Get the file again: {source.page}")
-    counts = {d: sum(_split(line[0], d).count(n.lower()) for n in declared) for d in ",;\t|"}
+    counts = {d: sum(_split(line, d).count(n.lower()) for n in declared) for d in DELIMITERS}
     delimiter = max(counts, key=lambda d: counts[d])
-    header = _split(line[0], delimiter)
+    header = _split(line, delimiter)
     for (of, column), other in source.foreign.items():
         if of == table and column in header:
             raise ValueError(

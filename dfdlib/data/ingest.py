@@ -59,7 +59,8 @@ def ingest(
     Raises:
         FileNotFoundError: No such folder, or a table that is missing.
         ValueError: An unknown name; a column that is missing; a file that is cut off, of another
-            version, or that cannot be read. File, line and what to do are named.
+            version, or that cannot be read. File, line and what to do are named; a row whose
+            values run over several lines counts as one.
         OSError: The output cannot be written.
 
     Example:

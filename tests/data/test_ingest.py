@@ -1,0 +1,508 @@
+"""Raw files to parquet: against plain pandas, and with everything that can be wrong with a file."""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+from dfdlib.data import _ingest_convert, _ingest_sources, _tables, made_up
+from dfdlib.data import ingest as module
+from dfdlib.data.ingest import ingest, read_manifest
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+PAGE = "https://physionet.org/content/eicu-crd/2.0/"
+
+
+@pytest.fixture(scope="module")
+def eicu(tmp_path_factory):
+    return made_up.write("eicu", tmp_path_factory.mktemp("raw"), n=200, seed=0)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder with one table, which tests rewrite."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "hospital.csv").write_text(HOSPITALS)
+    return folder
+
+
+HEADER = "hospitalid,numbedscategory,teachingstatus,region\n"
+HOSPITALS = HEADER + "56,<100,f,Midwest\n59,,t,\n63,100 - 249,f,South\n"
+
+
+def hospitals(root, out, **options):
+    return ingest("eicu", root, out, tables=["hospital"], threads=1, **options)
+
+
+def write(path, text):
+    """Write text as the only form of a table."""
+    for other in path.parent.glob(path.name.partition(".")[0] + ".csv*"):
+        other.unlink()
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def left(out):
+    return sorted(path.name for path in Path(out).iterdir()) if Path(out).exists() else []
+
+
+def expected(path, columns):
+    """Read declared columns with pandas, in their declared types."""
+    text = {name: str for name, kind in columns.items() if kind == "VARCHAR"}
+    frame = pd.read_csv(path, dtype=text, low_memory=False)
+    frame = frame.rename(columns=str.lower)[list(columns)]
+    return frame
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("dataset", ["eicu"])
+def test_every_declared_column_equals_what_pandas_reads(eicu, tmp_path, dataset):
+    manifest = ingest(dataset, eicu, tmp_path, threads=1)
+    assert list(manifest["tables"]) == list(_tables.TABLES[dataset])
+    for table, columns in _tables.TABLES[dataset].items():
+        (path,) = (p for p in eicu.iterdir() if p.name.lower() == f"{table}.csv.gz")
+        want = expected(path, columns)
+        relation = duckdb.sql(f"FROM '{tmp_path / table}.parquet'")
+        assert dict(zip(relation.columns, map(str, relation.types), strict=True)) == columns
+        got = relation.df()
+        assert len(got) == len(want) == manifest["tables"][table]["rows"]
+        for name, kind in columns.items():
+            assert got[name].isna().equals(want[name].isna()), (table, name)
+            a, b = got[name].dropna(), want[name].dropna()
+            if kind == "BOOLEAN":
+                b = b.isin(["t", "True", True])
+            assert (a.to_numpy() == b.to_numpy()).all(), (table, name)
+
+
+def test_ugly_values_arrive_as_they_are(eicu, tmp_path):
+    ingest("eicu", eicu, tmp_path, tables=["patient", "lab", "medication"], threads=1)
+    ages = duckdb.sql(f"SELECT age FROM '{tmp_path}/patient.parquet'").df()["age"]
+    assert "> 89" in set(ages)
+    query = "SELECT min(labresultoffset), count(*) - count(DISTINCT t), count(labresult) < count(*)"
+    negative, twice, without = duckdb.sql(f"{query} FROM '{tmp_path}/lab.parquet' AS t").fetchall()[
+        0
+    ]
+    assert negative < 0
+    assert twice > 0
+    assert without
+    assert "<0.03" in set(
+        duckdb.sql(f"SELECT labresulttext FROM '{tmp_path}/lab.parquet'").df()["labresulttext"]
+    )
+
+
+def test_outcomes_of_the_apache_tables_never_get_in(eicu, tmp_path):
+    ingest("eicu", eicu, tmp_path, tables=["apachepredvar"], threads=1)
+    with gzip.open(eicu / "apachePredVar.csv.gz", "rt") as file:
+        assert "diedinhospital" in next(file)
+    columns = duckdb.sql(f"FROM '{tmp_path}/apachepredvar.parquet'").columns
+    assert not {"diedinhospital", "dischargelocation", "var03hspxlos"} & set(columns)
+
+
+def test_names_are_found_in_either_case_and_in_folders(eicu, tmp_path):
+    folder = tmp_path / "copy" / "2.0" / "tables"
+    folder.mkdir(parents=True)
+    with gzip.open(eicu / "apacheApsVar.csv.gz", "rt") as file:
+        header, rest = file.readline(), file.read()
+    (folder / "APACHEAPSVAR.CSV").write_text(header.upper() + rest)
+    (folder / "._APACHEAPSVAR.CSV").write_text("what another system leaves behind")
+    a = ingest("eicu", eicu, tmp_path / "a", tables=["apacheApsVar"], threads=1)
+    b = ingest("eicu", tmp_path / "copy", tmp_path / "b", tables=["apacheapsvar"], threads=1)
+    for key in ("rows", "columns", "sha256"):
+        assert a["tables"]["apacheapsvar"][key] == b["tables"]["apacheapsvar"][key]
+
+
+@pytest.mark.parametrize("text", [
+    HOSPITALS.replace("\n", "\r\n"),
+    "\ufeff" + HOSPITALS,
+    HOSPITALS.replace(",", ";"),
+    HOSPITALS.replace(",", "\t"),
+    HOSPITALS + "\n\n",
+    HOSPITALS.replace("56,<100,f,Midwest", '"56","<100","FALSE","Midwest"'),
+    HOSPITALS.replace(HEADER, '"hospitalid","numbedscategory","teachingstatus","region"\n'),
+    "\n".join(f"x,{line}" for line in HOSPITALS.splitlines()),
+])  # fmt: skip
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_one_table_in_many_spellings(raw, tmp_path, text, suffix):
+    write(raw / f"hospital.{suffix}", text)
+    assert hospitals(raw, tmp_path / "out")["tables"]["hospital"]["rows"] == 3
+    rows = duckdb.sql(f"FROM '{tmp_path}/out/hospital.parquet'").fetchall()
+    assert rows == [
+        (56, "<100", False, "Midwest"), (59, None, True, None), (63, "100 - 249", False, "South")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_new_lines_in_quotation_marks_belong_to_the_value(raw, tmp_path, suffix):
+    note = 'two lines,\n\none of them ""quoted""\r\n'
+    many = "".join(f'{i},"{note}{i}",t,South\n' for i in range(20_000))
+    write(raw / f"hospital.{suffix}", HEADER + many)
+    ingest("eicu", raw, tmp_path / "out", tables=["hospital"])  # on all cores
+    got = duckdb.sql(f"FROM '{tmp_path}/out/hospital.parquet'").df()
+    assert list(got["hospitalid"]) == list(range(20_000))
+    assert list(got["numbedscategory"]) == [f"{note}{i}".replace('""', '"') for i in range(20_000)]
+
+
+def test_text_among_measurements_becomes_null_and_is_counted(eicu, raw, tmp_path):
+    with gzip.open(eicu / "apacheApsVar.csv.gz", "rt") as file:
+        frame = pd.read_csv(file, dtype=str)
+    frame.loc[3, "ph"], frame.loc[4, "ph"], frame.loc[5, "bun"] = "<7.0", " 7.25 ", "hemolysed"
+    frame.loc[6, "bun"], frame.loc[7, "bun"] = " ", ""
+    frame.to_csv(raw / "apacheApsVar.csv", index=False)
+    manifest = ingest("eicu", raw, tmp_path / "out", tables=["apacheapsvar"], threads=1)
+    assert manifest["tables"]["apacheapsvar"]["unreadable"] == {"ph": 1, "bun": 1}
+    got = duckdb.sql(f"FROM '{tmp_path}/out/apacheapsvar.parquet'").df()
+    assert len(got) == len(frame)
+    assert got["ph"][3:5].fillna(-9).tolist() == [-9, 7.25]
+    assert got["bun"][5:8].isna().all()
+    assert (got["wbc"] == frame["wbc"].astype(float)).all()
+
+
+def test_patterns_stand_for_columns_that_are_not_declared_by_name(raw, tmp_path, monkeypatch):
+    declared = {"RID": "INTEGER", "EXAMDATE_PET": "DATE", "*_PET": "DOUBLE", "st[0-9]*": "DOUBLE"}
+    monkeypatch.setitem(_tables.TABLES, "adni", {"visits": declared})
+    (raw / "TADPOLE_D1_D2.csv").write_text(
+        "RID,EXAMDATE_PET,Frontal_PET,STATUS,ST1SV,Temporal_PET\n2,2010-01-31,1.5, ,3, \n"
+    )
+    ingest("adni", raw, tmp_path / "out", threads=1)
+    relation = duckdb.sql(f"FROM '{tmp_path}/out/visits.parquet'")
+    assert relation.columns == ["RID", "EXAMDATE_PET", "FRONTAL_PET", "TEMPORAL_PET", "ST1SV"]
+    assert [str(value) for value in relation.fetchall()[0]] == [
+        "2",
+        "2010-01-31",
+        "1.5",
+        "None",
+        "3.0",
+    ]
+
+
+# ---------------------------------------------------------------- manifest, repetition, resumption
+
+
+def test_the_manifest_says_what_was_read_and_written(raw, tmp_path):
+    manifest = hospitals(raw, tmp_path / "out")
+    table = manifest["tables"]["hospital"]
+    parquet, source = tmp_path / "out" / "hospital.parquet", raw / "hospital.csv"
+    assert table["source"] == "hospital.csv"
+    assert table["source_bytes"] == source.stat().st_size
+    assert table["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert table["sha256"] == hashlib.sha256(parquet.read_bytes()).hexdigest()
+    assert table["bytes"] == parquet.stat().st_size
+    assert table["columns"] == _tables.TABLES["eicu"]["hospital"]
+    assert manifest["dataset"] == "eicu"
+    assert manifest["version"] == "unknown"
+    assert read_manifest(tmp_path / "out") == manifest
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert left(tmp_path / "out") == ["hospital.parquet", "manifest.json"]
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """Names of tables that were converted, in order."""
+    names = []
+
+    def convert(raw, *arguments, **options):
+        names.append(raw.table)
+        return _ingest_convert.convert(raw, *arguments, **options)
+
+    monkeypatch.setattr(module, "convert", convert)
+    return names
+
+
+def test_only_what_changed_is_done_again(raw, tmp_path, converted, monkeypatch):
+    out = tmp_path / "out"
+    first = hospitals(raw, out)
+    assert hospitals(raw, out) == first
+    os.utime(raw / "hospital.csv", (0, 0))  # the content counts, not the date
+    assert hospitals(raw, out) == first
+    assert converted == ["hospital"]
+    (out / "hospital.parquet").write_bytes(b"damaged")
+    assert hospitals(raw, out) == first
+    assert converted == ["hospital"] * 2
+    write(raw / "hospital.csv", HOSPITALS + "70,<100,t,West\n")
+    assert hospitals(raw, out)["tables"]["hospital"]["rows"] == 4
+    assert converted == ["hospital"] * 3
+    monkeypatch.setitem(_tables.TABLES["eicu"], "hospital", {"hospitalid": "BIGINT"})
+    assert hospitals(raw, out)["tables"]["hospital"]["columns"] == {"hospitalid": "BIGINT"}
+    assert converted == ["hospital"] * 4
+
+
+def test_an_interrupted_run_goes_on_with_the_next_table(eicu, tmp_path, converted, monkeypatch):
+    def interrupted(raw, *arguments, **options):
+        if raw.table == "diagnosis":
+            arguments[0].write_bytes(b"half")
+            raise KeyboardInterrupt
+        return _ingest_convert.convert(raw, *arguments, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(module, "convert", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ingest("eicu", eicu, tmp_path, threads=1)
+    done = ["patient", "hospital", "admissiondx"]
+    assert list(read_manifest(tmp_path)["tables"]) == done
+    manifest = ingest("eicu", eicu, tmp_path, threads=1)
+    assert converted == [name for name in _tables.TABLES["eicu"] if name not in done]
+    assert set(left(tmp_path)) == {f"{t}.parquet" for t in manifest["tables"]} | {"manifest.json"}
+    assert manifest == ingest("eicu", eicu, tmp_path / "again", threads=1)
+
+
+def test_a_conversion_that_is_interrupted_leaves_nothing(eicu, tmp_path, monkeypatch):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_ingest_convert.os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ingest("eicu", eicu, tmp_path, tables=["lab"], threads=1)
+    assert left(tmp_path) == []
+
+
+def test_tables_of_two_folders_meet_in_one(eicu, raw, tmp_path):
+    hospitals(raw, tmp_path / "out")
+    ingest("eicu", eicu, tmp_path / "out", tables=["patient"], threads=1)
+    assert list(read_manifest(tmp_path / "out")["tables"]) == ["hospital", "patient"]
+
+
+def test_progress_is_shown_where_it_is_asked_for(raw, tmp_path, capsys):
+    hospitals(raw, tmp_path / "out", progress=True)
+    shown = capsys.readouterr()
+    assert "hospital: 100%" in shown.err
+    assert not shown.out
+    hospitals(raw, tmp_path / "quiet", progress=False)
+    assert not capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def refused(raw, tmp_path, said, kind=ValueError, **options):
+    """Nothing stays when a table is refused, and the page of the data set is named."""
+    with pytest.raises(kind, match=said) as caught:
+        hospitals(raw, tmp_path / "out", **options)
+    assert [name for name in left(tmp_path / "out") if name != "manifest.json"] == []
+    return str(caught.value)
+
+
+def test_a_missing_table_is_named_with_the_page(raw, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"patient, lab of the eICU .* missing") as caught:
+        ingest("eicu", raw, tmp_path / "out", tables=["patient", "hospital", "lab"])
+    said = str(caught.value)
+    assert "no patient.csv or patient.csv.gz below" in said
+    assert PAGE in said
+    assert "skip=['patient', 'lab'] (--skip patient --skip lab)" in said
+    assert left(tmp_path / "out") == []  # before anything is converted
+    done = ingest("eicu", raw, tmp_path / "out", tables=["hospital", "lab"], skip=["Lab"])
+    assert list(done["tables"]) == ["hospital"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*Pass root="):
+        ingest("eicu", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_missing_column_is_named_with_file_and_page(raw, tmp_path):
+    write(raw / "hospital.csv.gz", HOSPITALS.replace("region", "area"))
+    said = refused(raw, tmp_path, r"hospital\.csv\.gz, line 1: no column region\. It has 4: hosp")
+    assert PAGE in said
+
+
+def test_a_column_that_is_there_twice_is_refused(raw, tmp_path):
+    write(raw / "hospital.csv", HOSPITALS.replace("numbedscategory", "Beds"))
+    refused(raw, tmp_path, r"hospital\.csv, line 1: no column numbedscategory")
+    write(raw / "hospital.csv", "region," + HOSPITALS)
+    refused(raw, tmp_path, r"hospital\.csv has the column region 2 times")
+
+
+@pytest.mark.parametrize("keep", [10, 40, -9, -1])
+def test_a_truncated_gzip_is_named(raw, tmp_path, keep):
+    write(raw / "hospital.csv.gz", HEADER + "".join(f"{i},,t,West\n" for i in range(50_000)))
+    whole = (raw / "hospital.csv.gz").read_bytes()
+    cut = keep if keep < 0 or keep < 20 else len(whole) * keep // 100
+    (raw / "hospital.csv.gz").write_bytes(whole[:cut])
+    said = refused(raw, tmp_path, r"hospital\.csv\.gz is cut off or damaged")
+    assert PAGE in said
+
+
+def test_a_file_that_is_no_gzip_is_named(raw, tmp_path):
+    (raw / "hospital.csv").rename(raw / "hospital.csv.gz")
+    refused(raw, tmp_path, r"hospital\.csv\.gz is cut off or damaged \(Not a gzipped file")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("70;<100;t;West", r"line 4: ';' where ',' separates"),
+        ("70,<100,t", r"line 4: 3 values where the header has 4"),
+        ("70,<100,t,West,x", r"line 4: 5 values where the header has 4"),
+        ("seventy,<100,t,West", r"line 4: hospitalid is 'seventy', which is no INTEGER"),
+        ("70,<100,perhaps,West", r"line 4: teachingstatus is 'perhaps', which is no BOOLEAN"),
+        ('70,"<100,t,West', r"line 4: a quotation mark is opened and never closed"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_a_line_that_does_not_fit_is_named(raw, tmp_path, line, said, suffix):
+    rows = HOSPITALS.splitlines()
+    write(raw / f"hospital.{suffix}", "\n".join([*rows[:3], line, *rows[3:]]) + "\n")
+    message = refused(raw, tmp_path, said)
+    assert f"hospital.{suffix}" in message
+    assert PAGE in message
+
+
+def test_a_line_deep_in_a_large_file_is_named_after_quoted_new_lines(raw, tmp_path):
+    lines = [f'{i},"a\nb",t,West' for i in range(30_000)]
+    lines[20_000] = "1,2,t"
+    write(raw / "hospital.csv.gz", HEADER + "\n".join(lines) + "\n")
+    refused(raw, tmp_path, r"line 20002: 3 values")  # counted in rows
+
+
+def test_what_is_not_utf8_or_empty_is_named(raw, tmp_path):
+    (raw / "hospital.csv").write_bytes(HOSPITALS.encode() + b"70,caf\xe9,t,West\n")
+    refused(raw, tmp_path, r"hospital\.csv, line 5 is not UTF-8 text")
+    (raw / "hospital.csv").write_bytes(b"")
+    refused(raw, tmp_path, r"hospital\.csv is empty")
+
+
+def test_two_files_for_one_table_are_refused(raw, tmp_path):
+    (raw / "old").mkdir()
+    shutil.copy(raw / "hospital.csv", raw / "old" / "Hospital.csv")
+    refused(raw, tmp_path, r"two files for hospital: hospital\.csv and old/Hospital\.csv")
+
+
+def versions(monkeypatch, **options):
+    source = dataclasses.replace(_ingest_sources.SOURCES["eicu"], **options)
+    monkeypatch.setitem(_ingest_sources.SOURCES, "eicu", source)
+
+
+def test_another_version_is_refused_unless_it_is_asked_for(raw, tmp_path, monkeypatch):
+    counts = {"2.0": {"hospital": 5}, "3.1": {"hospital": 3}}
+    versions(monkeypatch, counts=counts, versions=("2.0",))
+    said = refused(raw, tmp_path, r"has 3 rows, as version 3\.1 has.*written for 2\.0 \(")
+    assert "--version 3.1" in said
+    refused(raw, tmp_path, r"has 3 rows; version 2\.0 of the eICU .* has 5", version="2.0")
+    assert hospitals(raw, tmp_path / "out", version="3.1")["version"] == "3.1"
+    with pytest.raises(
+        ValueError, match=r"'3\.10' is not a known version .* Did you mean '3\.1'\?"
+    ):
+        hospitals(raw, tmp_path / "out", version="3.10")
+
+
+def test_another_data_set_is_told_by_a_column(raw, tmp_path, monkeypatch):
+    versions(monkeypatch, foreign={("hospital", "region"): "eICU 1.2"})
+    refused(raw, tmp_path, r"has the column region: this is eICU 1\.2, not the eICU")
+
+
+def test_a_file_that_is_not_the_shipped_one_is_refused(raw, tmp_path):
+    digest = hashlib.sha256((raw / "hospital.csv").read_bytes()).hexdigest()
+    (raw / "SHA256SUMS.txt").write_text(f"{digest} hospital.csv\n")
+    hospitals(raw, tmp_path / "fine")
+    (raw / "SHA256SUMS.txt").write_text(f"{'0' * 64} hospital.csv\n")
+    refused(raw, tmp_path, r"hospital\.csv is not the file that .*SHA256SUMS\.txt lists: its SHA")
+
+
+def test_one_folder_holds_one_data_set(raw, tmp_path):
+    hospitals(raw, tmp_path / "out")
+    (raw / "mimic-cxr-2.0.0-split.csv").write_text("dicom_id,study_id,subject_id,split\n")
+    with pytest.raises(ValueError, match=r"out holds eicu, not mimic_cxr. Pass another folder"):
+        ingest("mimic_cxr", raw, tmp_path / "out", tables=["split"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"memory": "plenty"}, r"memory='plenty' is not a size.*memory='4GB'"),
+        ({"skip": ["hospitals"]}, r"'hospitals' is not a declared table .* mean 'hospital'\?"),
+        ({"skip": ["hospital"]}, r"no table is left"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(raw, tmp_path, options, said):
+    refused(raw, tmp_path, said, **options)
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"'mimic' is not a data set that can be ingested"):
+        ingest("mimic", tmp_path, tmp_path)
+
+
+def test_a_manifest_that_cannot_be_read_is_refused(raw, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json in .* Run: dfdlib data ingest"):
+        read_manifest(out)
+    out.mkdir()
+    (out / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is no JSON .* Delete it"):
+        hospitals(raw, out)
+    (out / "manifest.json").write_text('{"schema": 0}')
+    with pytest.raises(ValueError, match=r"manifest\.json is not of schema 1"):
+        read_manifest(out)
+
+
+FULL = """
+import resource, sys
+from dfdlib.data.ingest import ingest
+raw, out = sys.argv[1:]
+ingest("eicu", raw, out, tables=["hospital"], threads=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    ingest("eicu", raw, out, tables=["hospital", "lab"], threads=1)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file size are of Unix")
+def test_a_full_disk_is_named_and_nothing_half_written_stays(eicu, tmp_path):
+    """A limit on the size of files fails in the same place as a disk without room."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, eicu, tmp_path / "out"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "out is full: lab could not be written, and was removed" in done.stdout
+    assert "the tables that are done are kept" in done.stdout
+    assert left(tmp_path / "out") == ["hospital.parquet", "manifest.json"]
+
+
+# ---------------------------------------------------------------- real extracts
+
+
+REAL = {
+    "eicu_demo": ("demo 2.0.1", ["lab", "vitalperiodic"]),
+    "eicu_demo_raw_subset": (
+        "unknown", ["vitalperiodic", "vitalaperiodic", "apacheapsvar", "apachepredvar"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_demo_of_eicu_is_read_as_pandas_reads_it(name, tmp_path):
+    root = SHARED / name
+    if not root.is_dir():
+        pytest.skip(f"needs {name} in ../shared/data, which is not part of the repository")
+    version, skip = REAL[name]
+    manifest = ingest("eicu", root, tmp_path, skip=skip, threads=1)
+    assert manifest["version"] == version
+    assert set(manifest["tables"]) == set(_tables.TABLES["eicu"]) - set(skip)
+    for table, stored in manifest["tables"].items():
+        assert stored["unreadable"] == {}
+        (path,) = (p for p in root.iterdir() if p.name.lower().split(".")[0] == table)
+        columns = _tables.TABLES["eicu"][table]
+        want = expected(path, columns)
+        got = duckdb.sql(f"FROM '{tmp_path / table}.parquet'").df()
+        assert len(got) == len(want)
+        for column, kind in columns.items():
+            assert got[column].count() == want[column].count(), (table, column)
+            if kind in ("INTEGER", "DOUBLE"):
+                assert got[column].sum() == pytest.approx(want[column].astype(float).sum())
+            elif kind == "VARCHAR":
+                assert got[column].nunique() == want[column].nunique(), (table, column)
