@@ -92,6 +92,11 @@ class Extract:
         found = self.connection.execute(query).fetchnumpy()
         return {name: _unmasked(column) for name, column in found.items()}
 
+    def chunks(self, query: str, size: int) -> Iterator[pd.DataFrame]:
+        """Run a query and give its rows some at a time, so that large text never lies together."""
+        for batch in self.connection.sql(query).to_arrow_reader(size):
+            yield batch.to_pandas()
+
 
 @contextmanager
 def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extract]:
@@ -123,10 +128,10 @@ def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extra
 
 def _files(dataset: DatasetName, root: Path) -> dict[str, Path]:
     """The best file of each declared table."""
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    files = [file for depth in ("*", "*/*", "*/*/*") for file in sorted(root.glob(depth))]
     found: dict[str, Path] = {}
     for suffix in _SUFFIXES:
-        for file in (file for folder in folders for file in sorted(folder.iterdir())):
+        for file in files:
             table = file.name.lower().removesuffix(suffix)
             if file.name.lower().endswith(suffix) and table in TABLES[dataset]:
                 found.setdefault(table, file)
