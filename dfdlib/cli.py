@@ -1,8 +1,8 @@
-"""The `dfdlib` command: list the chapters, and run one of them with other parameters.
+"""The `dfdlib` command: list the chapters, run one with other parameters, get data ready.
 
-A thin wrapper around papermill, which takes any parameter name silently and leaves a file that
-looks finished when a run fails. Here names and types are checked first, and the output gets its
-name only when the last cell has run.
+`run` is a thin wrapper around papermill, which takes any parameter name silently and leaves a file
+that looks finished when a run fails. Here names and types are checked first, and the output gets
+its name only when the last cell has run.
 """
 
 import difflib
@@ -19,15 +19,18 @@ import typer
 import yaml
 from typer.core import TyperCommand
 
+from dfdlib import _data_commands
 from dfdlib.book import book_root
 
 app = typer.Typer(
-    help="Re-execute chapters of the book.",
+    help="Re-execute chapters of the book; get clinical data ready.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(_data_commands.app, name="data")
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (bool, dict, float, int, list, str)}
 _KINDS |= {"Literal": Literal, "None": None}

@@ -12,6 +12,7 @@ from nbformat import v4
 from typer.testing import CliRunner
 
 from dfdlib import cli
+from dfdlib.data._tables import LABELS
 
 PARAMETERS = """\
 seed = 0  # type: int one seed for the run
@@ -224,3 +225,78 @@ def test_help_starts_without_torch(book):
     code = "import sys; from dfdlib import cli; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+# ---------------------------------------------------------------- dfdlib data
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """One table of eICU, and nothing else."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    header = "hospitalid,numbedscategory,teachingstatus,region\n"
+    (folder / "Hospital.csv").write_text(header + "56,<100,f,Midwest\n59,<100,t,\n")
+    return folder
+
+
+def test_data_ingest_writes_parquet_and_says_what_there_is(raw, tmp_path):
+    words = ("data", "ingest", "eicu", "--root", raw, "--out", tmp_path / "out")
+    result = dfdlib(*words, "--table", "hospital", "--memory", "1GB", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["hospital", "2", "rows", "eicu,", "version", "unknown:",
+                                     str(tmp_path / "out")]  # fmt: skip
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["tables"]["hospital"]["rows"] == 2
+
+
+def test_data_ingest_says_what_is_missing_without_a_traceback(raw, tmp_path):
+    result = dfdlib("data", "ingest", "eicu", "--root", raw, "--out", tmp_path / "out",
+                    "--table", "hospital", "--table", "lab", "--skip", "Hospital")  # fmt: skip
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: lab of the eICU")
+    assert "https://physionet.org/content/eicu-crd/2.0/" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_ingest_counts_what_is_no_number(raw, tmp_path):
+    header = "subject_id,study_id," + ",".join(LABELS)
+    (raw / "mimic-cxr-2.0.0-chexpert.csv").write_text(
+        f"{header}\n10000032,50414267,{'1.0,' * 13}yes\n10000032,53189527,{'-1.0,' * 13}\n"
+    )
+    result = dfdlib("data", "ingest", "mimic-cxr", "--root", raw, "--out", tmp_path / "out",
+                    "--table", "chexpert")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "2 rows  not numbers, and left out: 1 of Support Devices" in result.stdout
+
+
+def test_data_download_takes_a_name_and_says_which_there_are(tmp_path):
+    result = dfdlib("data", "download", "eicu", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "'eicu' is not a demo" in result.stderr
+    assert "Did you mean 'eicu-demo'?" in result.stderr
+
+
+def test_data_download_fetches_from_a_mirror(monkeypatch, tmp_path):
+    got = []
+
+    def fetch(name, out, *, mirror):
+        got.append((name, out, mirror))
+        return out
+
+    monkeypatch.setattr("dfdlib.data.download.download", fetch)
+    result = dfdlib("data", "download", "eicu-demo", "--out", tmp_path, "--mirror", "http://near/")
+    assert result.exit_code == 0, result.output
+    assert got == [("eicu-demo", tmp_path, "http://near/")]
+    assert result.stdout.strip() == str(tmp_path)
+
+
+def test_data_template_is_written_once(tmp_path):
+    shown = dfdlib("data", "template")
+    assert isinstance(yaml.safe_load(shown.stdout), dict)
+    out = tmp_path / "mine.yaml"
+    assert dfdlib("data", "template", "--out", out).exit_code == 0
+    assert out.read_text() == shown.stdout
+    again = dfdlib("data", "template", "--out", out)
+    assert again.exit_code == 1
+    assert "is there already. Name another file after --out" in again.stderr
