@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfdlib.data import Cohort, Ragged
+from dfdlib.data._images import Images
 from dfdlib.models.describe import describe
 
 
@@ -107,8 +108,11 @@ def fingerprint(cohort: Cohort) -> str:
     """Size, and a hash of names, values, masks and labels."""
     digest = hashlib.sha256(repr(cohort.schema).encode())
     values = [v.values if isinstance(v, Ragged) else v for v in cohort.x.values()]
+    tensors = [v.rows if isinstance(v, Images) else v for v in values]
     lengths = [v.offsets for v in cohort.x.values() if isinstance(v, Ragged)]
-    for tensor in (*values, *lengths, *cohort.x_observed.values(), cohort.observed, cohort.y):
+    # images may be more than fit into memory
+    lengths += [v.sample() for v in cohort.x.values() if isinstance(v, Images)]
+    for tensor in (*tensors, *lengths, *cohort.x_observed.values(), cohort.observed, cohort.y):
         if tensor is not None:
             digest.update(tensor.cpu().numpy().tobytes())
     return f"{len(cohort)} patients, {digest.hexdigest()[:12]}"

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dfdlib.data._images import Images
 from dfdlib.data._masks import feature_mask, modality_mask, refuse_disagreement
 from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import float32, numbers, unknown
@@ -27,7 +28,7 @@ class Modality(NamedTuple):
     """One modality after validation: zeros, or empty rows, where nothing is observed."""
 
     kind: Kind
-    values: Tensor | Ragged
+    values: Tensor | Ragged | Images
     observed: Tensor
     x_observed: Tensor | None
     features: tuple[str, ...]
@@ -74,6 +75,8 @@ def modalities(
             refuse_disagreement(name, by_row, by_feature)
         if isinstance(values, Ragged):
             result[name] = _close_rows(name, kind, values, by_row)
+        elif isinstance(values, Images):
+            result[name] = _close_images(name, values, by_row)
         else:
             result[name] = _close_array(name, kind, values, features, by_row, by_feature)
     return result
@@ -83,6 +86,11 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
     """Find the kind, and bring the value to its array; nothing is known of masks yet."""
     if kind is not None and kind not in _SHAPES:
         raise unknown(kind, get_args(Kind), f"kind of modality, but is given for {name!r}")
+    mapped = isinstance(value, np.memmap) and value.dtype == np.uint8 and value.ndim == 4
+    if isinstance(value, Images) or (mapped and kind in (None, "image")):
+        if kind not in (None, "image"):
+            raise ValueError(f"modality {name!r} holds Images. Leave out kinds={{{name!r}: ...}}")
+        return "image", value if isinstance(value, Images) else Images(value), ()
     rows = value if isinstance(value, Ragged) else _rows(value)
     guess = value if rows is None else rows
     kind = _guess(name, guess) if kind is None else cast(Kind, kind)
@@ -239,6 +247,22 @@ def _close_rows(name: str, kind: Kind, values: Ragged, by_row: np.ndarray | None
         )
     ragged = Ragged(kept, torch.from_numpy(offsets))
     return Modality(kind, ragged, torch.from_numpy(np.array(observed)), None, ())
+
+
+def _close_images(name: str, images: Images, by_row: np.ndarray | None) -> Modality:
+    """Settle which rows have an image; no pixel is read."""
+    there = images.rows >= 0
+    if by_row is not None:
+        told = torch.from_numpy(np.array(by_row))
+        if bool((told & ~there).any()):
+            row = int((told & ~there).int().argmax())
+            raise ValueError(
+                f"modality {name!r}: row {row} is marked as observed but has no image. Leave out "
+                "observed=, or pass the position of its image"
+            )
+        there = told
+    rows = torch.where(there, images.rows, -1)
+    return Modality("image", Images(images.pixels, rows), there, None, ())
 
 
 def _refuse_non_finite(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from dfdlib.data._images import scaled
 from dfdlib.data._modalities import Kind
 from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import Task, unknown
@@ -112,6 +113,8 @@ class Schema:
 class Batch:
     """Some rows of a cohort, with their positions in it (`index`).
 
+    Images of 8 bits (uint8) come as shares of 255; all other values are those of the cohort.
+
     Shapes:
         x[m] (b, ...) or Ragged, observed (b, M), y (b,) or (b, L), index (b,),
         x_observed[m] (b, d).
@@ -123,6 +126,12 @@ class Batch:
     groups: dict[str, np.ndarray]
     index: Int64[Tensor, " b"]
     x_observed: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Any], index: Int64[Tensor, " b"]) -> "Batch":
+        """Make a batch of what a cohort holds of some rows."""
+        x = {name: scaled(value) for name, value in rows["x"].items()}
+        return cls(**{**rows, "x": x}, index=index)
 
     def __len__(self) -> int:
         """Count the rows."""

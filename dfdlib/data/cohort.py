@@ -31,7 +31,7 @@ class Cohort:
     position; pandas objects whose indexes differ are refused.
 
     Args:
-        x: One array per modality: numpy, torch, pandas, or a list of rows for ragged ones.
+        x: One array per modality: numpy, torch, pandas, `Images`, or a list of ragged rows.
         kinds: `vector`, `categorical`, `codes`, `series` or `image`, where the guess is wrong.
             Floats, DataFrames and booleans are vectors, integers categorical, four dimensions an
             image, lists of id lists codes, lists of (length, 3) arrays series.
@@ -196,7 +196,7 @@ class Cohort:
         if seed is not None:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         for index in order.split(size):
-            yield Batch(index=index.to(self.device), **self._rows(index))
+            yield Batch.of(self._rows(index), index.to(self.device))
 
     def to(self, device: str | torch.device) -> "Cohort":
         """Copy the tensors to a device; tables and group labels stay where they are."""

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Ragged
+from dfdlib.data._images import Images
 from dfdlib.data._validate import unknown
 from dfdlib.models import fusion
 from dfdlib.models._views import Seen, View
@@ -63,7 +64,11 @@ class ViewModel(Method):
             )
         for name, view in self._views():
             there = train.observed[:, train.names.index(name)]
-            view.fit(_dense(train.x[name]), train.x_observed.get(name), there)
+            values = train.x[name]
+            if isinstance(values, Images):  # 8 bits fit any range: one row tells the shape
+                one = there.nonzero()[:1, 0]
+                values, there = values[one].scaled(), there[one]
+            view.fit(_dense(values), train.x_observed.get(name), there)
         self.prepared.fill_(True)
 
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
