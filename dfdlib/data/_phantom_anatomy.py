@@ -1,0 +1,162 @@
+"""A healthy thorax: ellipsoids and tubes with random anatomy. cm; x left, y back, z up."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfdlib.data._phantom_bodies import Bodies, Draws, per_row
+from dfdlib.data._phantom_projection import Ellipsoids
+from dfdlib.data._phantom_tubes import Profile, Tube
+
+#: Attenuation of soft tissue per cm; densities below are what a structure adds to what it is in.
+TISSUE = 0.20
+SIDES = {"right": -1.0, "left": 1.0}
+
+_BODY = (
+    Profile((-18, 15.0), (-8, 15.2), (0, 15.4), (4, 16.2), (7, 18.5), (9.5, 20.5), (11.5, 19.5),
+            (13.5, 14.5), (15, 10.0), (16.5, 7.3), (18, 6.5)),
+    Profile((-18, 10.4), (-6, 10.8), (2, 10.6), (8, 9.6), (12, 7.8), (15, 6.2), (18, 5.8)),
+    Profile((-18, 0.6), (-6, 0.3), (8, 0.8), (13, 0.6), (18, -0.3)),
+)  # fmt: skip
+# Shoulders leave the picture where arms are raised.
+_RAISED = Profile((-18, 15.0), (-8, 15.2), (0, 15.3), (5, 15.0), (9, 13.4), (13, 10.5), (16, 8.0),
+                  (18, 7.0))  # fmt: skip
+LUNG_X = Profile((-20, 7.0), (-8, 7.0), (0, 6.6), (6, 5.8), (10, 5.0), (13, 4.2))
+LUNG_Y = Profile((-20, 0.4), (-6, 0.3), (3, 0.6), (8, 1.6), (13, 2.8))
+LUNG_A = Profile((-20, 6.2), (-10, 6.2), (-5, 6.15), (0, 5.95), (4, 5.6), (8, 4.85),
+                  (10.5, 3.8), (12, 2.5), (12.6, 1.65), (12.9, 0.85), (13, 0.0))  # fmt: skip
+LUNG_B = Profile((-20, 8.4), (-8, 8.4), (0, 8.1), (5, 7.1), (9, 5.2), (11.5, 3.2), (12.6, 1.7),
+                  (12.9, 0.8), (13, 0.0))  # fmt: skip
+_MEDIASTINUM = (
+    Profile((-18, 3.0), (-10, 4.0), (-5, 4.2), (-1, 3.3), (3, 2.8), (7, 2.6), (11, 2.5), (18, 2.8)),
+    Profile((-18, 5.0), (-5, 5.0), (2, 4.5), (8, 3.8), (18, 3.5)),
+    Profile((-18, -1.5), (-5, -0.5), (3, 1.0), (10, 2.2), (18, 3.0)),
+)
+SPINE_Y = Profile((-18, 5.8), (-10, 7.0), (-2, 7.8), (4, 7.6), (10, 6.2), (15, 4.2), (18, 3.4))
+_SPINE_A = Profile((-18, 2.1), (0, 1.75), (18, 1.4))
+
+
+class Thorax:
+    """One healthy thorax per patient; findings then change it.
+
+    Args:
+        draws: Where its numbers come from.
+        female: 1 or 0.
+
+    Attributes:
+        heart: Scale of the heart, 1 on average.
+        shift: Of the mediastinum to the left (cm).
+        raised: Per side, how much the diaphragm stands higher than usual (cm).
+        vessels: Scale of the lungs' vessels.
+        parenchyma: Density of the lungs' tissue per cm.
+    """
+
+    def __init__(self, draws: Draws, female: np.ndarray) -> None:
+        d = self.draws = draws
+        n = self.n = len(female)
+        self.female = female
+        self.tall, self.wide, self.deep = d.normal(1, 0.05), d.normal(1, 0.055), d.normal(1, 0.07)
+        self.wide = self.wide * (1 - 0.05 * female)
+        self.breath, self.fat = d.normal(0, 0.8), d.uniform(0, 2.5)
+        self.heart = d.normal(1, 0.07)
+        self.shift = d.normal(0, 0.3)
+        self.raised = {side: d.normal(0, 0.55) for side in SIDES}
+        self.vessels = d.normal(1, 0.12)
+        self.parenchyma = d.normal(0.052, 0.007)
+        self.kyphosis, self.scoliosis = d.normal(0, 0.5), d.normal(0, 0.25)
+        self.mediastinal = d.normal(1, 0.09)
+        self.dome_height = {side: d.normal(8.2, 0.7) for side in SIDES}
+
+    # ------------------------------------------------------------ tubes
+
+    def _z(self, z: Tensor) -> Tensor:
+        return z / per_row(self.tall)
+
+    def body(self, view: int, z: Tensor) -> Tube:
+        """The skin; arms are raised in the lateral view."""
+        s, (a, b, y) = self._z(z), _BODY
+        a = _RAISED if view else a
+        fat = per_row(self.fat)
+        return Tube(
+            torch.zeros_like(z),
+            y(s),
+            a(s) * per_row(self.wide) + fat,
+            b(s) * per_row(self.deep) + 0.6 * fat,
+        )
+
+    def lung(self, side: str, z: Tensor) -> Tube:
+        """A lung as if heart, mediastinum and diaphragm left it room; none below the dome's middle.
+
+        What remains of it beside the dome is the sulcus, deepest at the back.
+        """
+        s = self._z(z)
+        there = (z > per_row(self.base(side) - self.dome_height[side])).float()
+        wide = per_row(self.wide)
+        return Tube(
+            SIDES[side] * LUNG_X(s) * wide + 0.3 * per_row(self.shift),
+            LUNG_Y(s),
+            LUNG_A(s) * wide * there,
+            LUNG_B(s) * per_row(self.deep) * there,
+        )
+
+    def mediastinum(self, z: Tensor) -> Tube:
+        """Great vessels, right atrium and what surrounds them."""
+        s, (a, b, y) = self._z(z), _MEDIASTINUM
+        wide = per_row(self.mediastinal * self.wide)
+        x = per_row(0.85 * self.shift).expand_as(z)
+        return Tube(x, y(s), a(s) * wide, b(s))
+
+    def spine(self, z: Tensor) -> tuple[Tube, Tensor]:
+        """Vertebral bodies as one column, and its density: less in the discs."""
+        s = self._z(z)
+        x = per_row(self.scoliosis) * torch.sin(s / 6)
+        y = SPINE_Y(s) * per_row(self.deep) + per_row(self.kyphosis) * torch.cos(s / 8)
+        a = _SPINE_A(s)
+        # thirteen levels in view, lower ones taller
+        level = (s + 18) / 2.55 - ((s + 18) / 36) ** 2 * -1.2
+        disc = torch.cos(2 * torch.pi * level).clamp(min=0.45).sub(0.45) / 0.55
+        return Tube(x, y, a, 0.92 * a), 0.10 - 0.065 * disc
+
+    def trachea(self, z: Tensor) -> Tube:
+        """Air down to the carina."""
+        s = self._z(z)
+        there = ((s > 4.2) & (s < 17.5)).float()
+        x = per_row(0.5 * self.shift) - 0.3 * torch.sigmoid(8 - s)
+        return Tube(x, 0.8 + 0.16 * (12 - s), 0.9 * there, 0.85 * there)
+
+    def aorta(self, z: Tensor) -> Tube:
+        """The descending aorta, before and to the left of the spine."""
+        s = self._z(z)
+        there = (s < 6).float()
+        x = 1.2 + 0.06 * (s + 10).clamp(min=0) + per_row(0.6 * self.shift)
+        return Tube(x, SPINE_Y(s) * per_row(self.deep) - 2.0, 1.15 * there, 1.15 * there)
+
+    # ------------------------------------------------------------ what cuts the lungs
+
+    def base(self, side: str) -> np.ndarray:
+        """Height of a hemidiaphragm's top."""
+        lower = -7.6 if side == "right" else -8.6
+        return lower * self.tall - 0.9 * self.breath + self.raised[side]
+
+    def carvers(self) -> Ellipsoids:
+        """Heart, right dome, left dome."""
+        bodies, s = Bodies(self.n), self.heart
+        bodies.add(
+            (2.3 * self.wide + 4.2 * (s - 1) + self.shift, -2.6 * self.deep, -5.3 * self.tall
+             - 0.3 * self.breath + 0.5 * (self.raised["left"])),
+            (5.6 * self.wide * s, 4.8 * self.deep * s**0.8, 4.4 * s**0.8),
+            (0, self.tilt, -0.25),
+            0.012,
+        )  # fmt: skip
+        for side, sign in SIDES.items():
+            h = self.dome_height[side]
+            bodies.add(
+                (sign * 6.4 * self.wide, -2.2, self.base(side) - h),
+                (8.0 * self.wide, 11.0 * self.deep, h),
+            )
+        return bodies.build()
+
+    @property
+    def tilt(self) -> np.ndarray:
+        """How much the heart's long axis points downwards: more in slim patients."""
+        return 0.55 - 0.1 * (self.fat - 1.2)

@@ -1,0 +1,148 @@
+"""The line integrals of a whole thorax with its findings."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dfdlib.data._phantom_anatomy import SIDES, TISSUE, Thorax
+from dfdlib.data._phantom_findings import Disease
+from dfdlib.data._phantom_parts import ribs
+from dfdlib.data._phantom_projection import Box, Interval, Pose, Shadows, crossed, splat
+from dfdlib.data._phantom_tubes import Strip, Tube
+
+# Share of tissue that air displaces.
+AIR = 0.985
+# Ribs end in front, where cartilage begins: depth (cm) by rib, and width of the border.
+CARTILAGE, BORDER = -6.2, 0.8
+RUN = 1.5
+
+
+class Scene:
+    """Thorax and findings as bodies, built once for both views."""
+
+    def __init__(self, thorax: Thorax, disease: Disease) -> None:
+        self.thorax, self.disease = thorax, disease
+        self.parts, self.carvers = disease.parts.build(), thorax.carvers()
+        self.blobs = disease.blobs
+        self.outer, self.inner = ribs(thorax)
+
+    def integrals(self, pose: Pose) -> Float[Tensor, "n s s"]:
+        """Attenuation × length along each ray."""
+        z, thorax = pose.height, self.thorax
+        image = splat(self.parts.seen(pose), pose)
+        cut = self.carvers.seen(pose)
+        image += splat(Shadows(*(field[:, :1] for field in cut)), pose)
+        tubes: tuple[tuple[Tube, Tensor | float], ...] = (
+            (thorax.body(pose.view, z), TISSUE),
+            thorax.spine(z),
+            (thorax.trachea(z), -0.17),
+            (thorax.aorta(z), 0.07),
+        )
+        for tube, density in tubes:
+            _add_tube(image, tube, density, pose)
+        self._ribs(image, pose)
+        for k, side in enumerate(SIDES):
+            self._lung(image, side, cut, k + 1, pose)
+        return image / pose.magnification[:, None, None]
+
+    def _ribs(self, image: Tensor, pose: Pose) -> None:
+        """Rings: what rays cross of a disc, less what they cross of a smaller one."""
+        outer, inner = self.outer.seen(pose), self.inner.seen(pose)
+        for k in range(outer.u.shape[1]):
+            disc, hole = (Shadows(*(f[:, k] for f in s)) for s in (outer, inner))
+            box = Box.around(pose, disc.u, disc.uu.sqrt(), disc.v, disc.vv.sqrt())
+            bone = crossed(disc, pose, box)
+            front = CARTILAGE + 0.12 * k
+            if pose.view == 0:
+                bone.lo.clamp_(min=front)
+            ring = bone.length - bone.both(crossed(hole, pose, box)).length
+            if pose.view == 1:
+                at = pose.u[box.left : box.right] - pose.shift[:, :1]
+                ring *= torch.sigmoid((at - front) / (BORDER / 2))[:, None]
+            # ribs twist: no ray stays within one for long
+            ring.clamp_(max=RUN)
+            box.of(image).add_(ring.mul_(disc.density[:, None, None]))
+
+    def _lung(self, image: Tensor, side: str, cut: Shadows, dome: int, pose: Pose) -> None:
+        """Air and tissue of a lung, less what heart, mediastinum and dome take."""
+        thorax, disease, z = self.thorax, self.disease, pose.height
+        lung, middle = thorax.lung(side, z).seen(pose), thorax.mediastinum(z).seen(pose)
+        box = lung.box(pose)
+        everyone = torch.arange(thorax.n)
+        carve = (cut, dome, middle, pose, box)
+        tissue = _scalar(thorax.parenchyma)
+        air = _bare(lung.crossed(pose, box), everyone, *carve)
+        change = (tissue - AIR * TISSUE) * air
+        rows = torch.from_numpy(np.flatnonzero(disease.collapse[side]))
+        if len(rows):
+            share = _scalar(disease.collapse[side])[rows]
+            small = _shrunk(thorax, side, share, z, pose, rows)
+            left = _bare(small.crossed(pose, box), rows, *carve)
+            change[rows] += tissue[rows] * (left * (1 + 1.2 * share) - air[rows])
+        rows = torch.from_numpy(np.flatnonzero(disease.consolidated[side]))
+        if len(rows):
+            blobs, within = self.blobs.seen(pose), lung.rows(rows).crossed(pose, box)
+            for k in range(blobs.u.shape[1]):
+                blob = blobs.take(rows, k)
+                dense = _bare(crossed(blob, pose, box).both(within), rows, *carve)
+                change[rows] += dense * blob.density[:, None, None]
+        rows = torch.from_numpy(np.flatnonzero(np.isfinite(disease.level[side])))
+        if len(rows):
+            change[rows] *= 1 - _fluid(disease.level[side], side, pose, rows, box)
+        box.of(image).add_(change)
+
+
+def _add_tube(image: Tensor, tube: Tube, density: Tensor | float, pose: Pose) -> None:
+    strip = tube.seen(pose)
+    box = strip.box(pose)
+    chord = strip.chord(pose, box)
+    if isinstance(density, Tensor):
+        density = density[:, box.top : box.bottom, None]
+    box.of(image).add_(chord.mul_(density))
+
+
+def _bare(
+    part: Interval, rows: Tensor, cut: Shadows, dome: int, middle: Strip, pose: Pose, box: Box
+) -> Tensor:
+    """Length of an interval outside heart, mediastinum and dome: inclusion and exclusion."""
+    heart = part.both(crossed(cut.take(rows, 0), pose, box))
+    dome_part = part.both(crossed(cut.take(rows, dome), pose, box))
+    vessels = part.both(middle.rows(rows).crossed(pose, box))
+    pair = heart.both(vessels)
+    length = part.length
+    length -= heart.length
+    length -= dome_part.length
+    length -= vessels.length
+    length += pair.length
+    length += heart.both(dome_part).length
+    length += vessels.both(dome_part).length
+    length -= pair.both(dome_part).length
+    return length.clamp_(min=0)
+
+
+def _shrunk(thorax: Thorax, side: str, share: Tensor, z: Tensor, pose: Pose, rows: Tensor) -> Strip:
+    """A lung that has shrunk towards its hilum, by a share of its own for each patient."""
+    keep = 1 - share[:, :, 0]
+    hilum, x = 1.0, SIDES[side] * 4.0
+    stretched = z.clone()
+    stretched[rows] = hilum + (z[rows] - hilum) / keep
+    tube = Tube(*(field[rows] for field in thorax.lung(side, stretched)))
+    small = Tube(x + (tube.x - x) * keep, 1.0 + (tube.y - 1.0) * keep, tube.a * keep, tube.b * keep)
+    return small.seen(pose.rows(rows))
+
+
+def _fluid(level: np.ndarray, side: str, pose: Pose, rows: Tensor, box: Box) -> Tensor:
+    """Share of each ray that fluid fills; its border rises towards the wall."""
+    u = pose.u[box.left : box.right] - pose.shift[rows, :1]
+    if pose.view == 0:
+        rise = 1.3 * ((u * SIDES[side] - 7.0) / 5.5).square()
+    else:
+        rise = 1.1 * (u / 8.0).square()
+    top = torch.from_numpy(level.astype(np.float32))[rows, None] + rise
+    z = pose.height[rows, box.top : box.bottom, None]
+    return torch.sigmoid((top[:, None, :] - z) / 0.3)
+
+
+def _scalar(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))[:, None, None]

@@ -1,0 +1,451 @@
+"""The phantom against brute force: rays sampled point by point, counts, and frozen pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dfdlib import causal
+from dfdlib.data import _phantom_projection as projection
+from dfdlib.data import check_disjoint, phantom
+from dfdlib.data._phantom_anatomy import Thorax
+from dfdlib.data._phantom_bodies import Bodies, Draws
+from dfdlib.data._phantom_findings import Disease
+from dfdlib.data._phantom_model import FINDINGS, NODE
+from dfdlib.data._phantom_projection import Box, Interval, Pose, Shadows, crossed, splat
+from dfdlib.data._phantom_scene import Scene, _bare
+from dfdlib.data._phantom_style import expose
+from dfdlib.data._phantom_style import pose as draw_pose
+from dfdlib.data._phantom_tubes import Tube
+
+ROOT = Path(__file__).parents[2]
+SIZE = 24
+FULL = Box(0, SIZE, 0, SIZE)
+DISEASES = [NODE[name] for name in FINDINGS if name != "Support Devices"]
+
+
+def a_pose(view, *, turn=0.2, lean=0.1, n=1, size=SIZE, magnification=1.1):
+    one = torch.ones(n)
+    shift = torch.tensor([[0.7, -0.4]]).expand(n, 2)
+    return Pose(view, size, turn * one, lean * one, magnification * one, shift)
+
+
+def sampled(inside, pose, steps=4001):
+    """Share of each ray within a body, point by point, in lengths on the detector."""
+    depth = torch.linspace(-25, 25, steps, dtype=torch.float64)
+    u, v = pose.u.double() - pose.shift[0, 0], pose.v.double() - pose.shift[0, 1]
+    size, axes = pose.size, projection.AXES[pose.view]
+    point = torch.zeros(size, size, steps, 3, dtype=torch.float64)
+    point[..., axes[0]] = depth
+    point[..., axes[1]] = u[None, :, None]
+    point[..., axes[2]] = v[:, None, None]
+    back = pose.rotation[0].double() / pose.magnification[0]  # of a row vector: the transpose
+    return inside(point @ back).double().mean(-1) * 50
+
+
+def ellipsoid(centre, axes, angles=(0, 0, 0), density=1.0):
+    bodies = Bodies(1)
+    bodies.add(centre, axes, angles, density)
+    return bodies.build()
+
+
+def holds(body):
+    inverse = torch.linalg.inv(body.matrix[0, 0].double())
+    centre = body.centre[0, 0].double()
+
+    def inside(point):
+        off = point - centre
+        return ((off @ inverse) * off).sum(-1) <= 1
+
+    return inside
+
+
+def first(shadows):
+    return Shadows(*(field[:, 0] for field in shadows))
+
+
+def healthy(n, **changes):
+    """Nodes of n patients without anything, but for the columns that are changed."""
+    columns = {"female": np.zeros(n), "support_devices": np.zeros(n)}
+    for name in DISEASES:
+        columns |= {name: np.zeros(n), f"severity_{name}": np.zeros(n)}
+    for name, severity in changes.items():
+        columns[name] = np.ones(n)
+        if name in DISEASES:
+            columns[f"severity_{name}"] = np.full(n, severity)
+    return pd.DataFrame(columns)
+
+
+def integrals(view, n=12, size=32, **changes):
+    """Line integrals of the same n thoraces, with a finding or without; and what is true."""
+    draws = [Draws(np.random.default_rng(k), n, n) for k in range(2)]
+    thorax = Thorax(draws[0], np.zeros(n))
+    disease = Disease(thorax, healthy(n, **changes))
+    return Scene(thorax, disease).integrals(draw_pose(draws[1], view, size)), disease.truth
+
+
+def pictures(view, n=30, **changes):
+    """The same pictures with a finding or without, noise and all."""
+    taken, _ = integrals(view, n, **changes)
+    rng = np.random.default_rng(2)
+    return expose(taken, np.zeros(n, int), view, Draws(rng, n, n), np.random.default_rng(3))
+
+
+BODIES = [
+    ellipsoid((1.0, -2.0, 3.0), (6.0, 4.0, 9.0), (0.3, -0.5, 0.8)),
+    ellipsoid((-4.0, 5.0, -6.0), (2.0, 8.0, 3.0), (0.0, 0.9, 0.2)),
+]
+
+# ---------------------------------------------------------------- geometry
+
+
+@pytest.mark.parametrize("view", [0, 1])
+@pytest.mark.parametrize("body", BODIES)
+def test_chords_of_an_ellipsoid_are_those_of_sampled_rays(view, body):
+    pose = a_pose(view)
+    chord = crossed(first(body.seen(pose)), pose, FULL).length[0]
+    expected = sampled(holds(body), pose)
+    assert expected.max() > 4
+    torch.testing.assert_close(chord.double(), expected, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_where_two_ellipsoids_meet_on_a_ray(view):
+    """Middles of chords, too, are right: else their intersection would not be."""
+    pose, (a, b) = a_pose(view), (BODIES[0], ellipsoid((3.0, 0.0, 0.0), (5.0, 5.0, 5.0)))
+    both = crossed(first(a.seen(pose)), pose, FULL).both(crossed(first(b.seen(pose)), pose, FULL))
+    expected = sampled(lambda point: holds(a)(point) & holds(b)(point), pose)
+    assert expected.max() > 3
+    torch.testing.assert_close(both.length[0].double(), expected, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_chords_of_a_tube_are_those_of_sampled_rays(view):
+    """Exact without a lean: a bent, tapered tube, turned."""
+    pose = a_pose(view, lean=0.0)
+
+    def at(z):
+        return 1 + z / 6, -2 + 0.05 * z**2 / 4, 4 + z / 9, 2.5 - z / 20
+
+    tube = Tube(*(at(pose.height)))
+    chord = tube.seen(pose).chord(pose, FULL)[0]
+
+    def inside(point):
+        x, y, a, b = at(point[..., 2])
+        return ((point[..., 0] - x) / a) ** 2 + ((point[..., 1] - y) / b) ** 2 <= 1
+
+    expected = sampled(inside, pose)
+    torch.testing.assert_close(chord.double(), expected, atol=0.05, rtol=0)
+    strip = tube.seen(pose)
+    assert strip.box(pose).right - strip.box(pose).left < SIZE
+
+
+def test_a_leaning_tube_is_right_to_first_order():
+    pose = a_pose(0, turn=0.0, lean=0.05)
+    z = pose.height
+    tube = Tube(torch.zeros_like(z), torch.zeros_like(z), 0 * z + 3, 0 * z + 5)
+    chord = tube.seen(pose).chord(pose, FULL)[0]
+    expected = sampled(lambda p: (p[..., 0] / 3) ** 2 + (p[..., 1] / 5) ** 2 <= 1, pose)
+    assert (chord - expected).abs().mean() < 0.01 * expected.max()
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_what_three_bodies_leave_of_a_lung(view):
+    """Inclusion and exclusion, against points that are in one and in none of the others."""
+    pose = a_pose(view, lean=0.0)
+    lung = ellipsoid((2.0, 0.0, 1.0), (7.0, 8.0, 12.0))
+    heart = ellipsoid((0.0, -3.0, -3.0), (6.0, 5.0, 5.0), (0, 0.4, 0))
+    dome = ellipsoid((2.0, -1.0, -14.0), (9.0, 9.0, 9.0))
+    cut = Shadows(*(torch.cat(f, 1) for f in zip(heart.seen(pose), dome.seen(pose), strict=True)))
+    z = pose.height
+    middle = Tube(0 * z - 1, 0 * z, 0 * z + 3, 0 * z + 4)
+    left = _bare(
+        crossed(first(lung.seen(pose)), pose, FULL),
+        torch.tensor([0]), cut, 1, middle.seen(pose), pose, FULL,
+    )[0]  # fmt: skip
+
+    def inside(point):
+        tube = ((point[..., 0] + 1) / 3) ** 2 + (point[..., 1] / 4) ** 2 <= 1
+        return holds(lung)(point) & ~holds(heart)(point) & ~holds(dome)(point) & ~tube
+
+    expected = sampled(inside, pose)
+    assert ((expected > 0.5) & (expected < sampled(holds(lung), pose) - 0.5)).sum() > 40
+    torch.testing.assert_close(left.double(), expected, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_splat_is_the_chord_where_there_is_no_blur(view, monkeypatch):
+    monkeypatch.setattr(projection, "BLUR", 0.0)
+    pose = a_pose(view, n=2)
+    bodies = Bodies(2)
+    bodies.add((1.0, -2.0, [3.0, -20.0]), (6.0, 4.0, 9.0), (0.3, -0.5, 0.8), 0.7, 0.2)
+    bodies.add((-4.0, 5.0, -6.0), (1.0, 2.0, 1.0), (0.0, 0.9, 0.2), [0.3, 0.0])
+    built = bodies.build()
+    shadows = built.seen(pose)
+    slow = sum(
+        crossed(Shadows(*(f[:, k] for f in shadows)), pose, FULL).length
+        * built.density[:, k, view, None, None]
+        for k in range(2)
+    )
+    torch.testing.assert_close(splat(shadows, pose), slow, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [16, 64, 200])
+@pytest.mark.parametrize("axes", [(5.0, 0.15, 0.15), (0.1, 0.1, 0.1), (4.0, 6.0, 8.0)])
+def test_splat_keeps_mass_however_thin_the_line(size, axes):
+    """Density × volume, at any resolution: a line thinner than a pixel is faint, not broken."""
+    pose = a_pose(0, size=size)
+    image = splat(ellipsoid((0.3, 0, 0.2), axes, (0.4, 0.7, 0.1), 2.0).seen(pose), pose)
+    volume = 2.0 * 4 / 3 * np.pi * np.prod(axes) * 1.1**3
+    # what is left is that pixels sample it at their centres
+    assert float(image.sum()) * pose.pixel**2 == pytest.approx(volume, rel=0.15)
+
+
+def test_an_empty_interval_stays_empty():
+    a = Interval(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 3.0]))
+    b = Interval(torch.tensor([2.0, 1.0]), torch.tensor([4.0, 9.0]))
+    assert a.both(b).length.tolist() == [0, 2]
+
+
+# ---------------------------------------------------------------- findings
+
+
+def test_a_lesion_adds_its_mass_where_truth_says():
+    for view, across in ((0, "x"), (1, "y")):
+        before, _ = integrals(view, size=64)
+        after, truth = integrals(view, size=64, lung_lesion=0.8)
+        change = after - before
+        mass = 0.155 * 4 / 3 * np.pi * truth["lesion_radius"] ** 3
+        np.testing.assert_allclose(change.sum((1, 2)) * (36 / 64) ** 2, mass, rtol=0.25)
+        # the brightest pixel lies at its centre, but for turn, lean and shift of a patient
+        row, column = np.divmod(change.flatten(1).argmax(1).numpy(), 64)
+        off = (column + 0.5) * 36 / 64 - 18 - truth[f"lesion_{across}"]
+        assert np.abs(off).mean() < 1.5
+        assert np.abs(18 - (row + 0.5) * 36 / 64 - truth["lesion_z"]).mean() < 1.5
+
+
+def test_each_disease_changes_both_views_and_grows_with_its_severity():
+    for view in (0, 1):
+        base, _ = integrals(view)
+        for name in DISEASES:
+            mild, severe = (
+                (integrals(view, **{name: s})[0] - base).abs().mean().item() for s in (0.2, 1.0)
+            )
+            assert severe > 1e-3, name
+            assert severe > 1.3 * mild, name
+
+
+def test_what_becomes_denser_and_what_lighter():
+    base, _ = integrals(0)
+    for name in ("edema", "consolidation", "pleural_effusion", "lung_lesion", "support_devices"):
+        assert (integrals(0, **{name: 1.0})[0] - base).mean((1, 2)).min() > 0, name
+    # what a lung loses to the air around it
+    lost = integrals(0, pneumothorax=1.0)[0] - base
+    assert lost.amin((1, 2)).max() < -0.05
+
+
+def test_an_effusion_shows_in_the_lateral_view_first():
+    """Fluid that does not reach the sulcus at the side changes the lateral picture more."""
+    change = {}
+    for view in (0, 1):
+        for severity in (0.5, 1.0):
+            before, after = (
+                pictures(view, **options) for options in ({}, {"pleural_effusion": severity})
+            )
+            top = (after - before).abs().flatten(1).topk(10).values
+            change[view, severity] = top.mean().item()
+    assert change[1, 0.5] > 1.15 * change[0, 0.5]
+    assert change[0, 1.0] > 2 * change[0, 0.5]
+
+
+def test_a_lesion_behind_the_heart_shows_in_the_lateral_view():
+    change = {}
+    for view in (0, 1):
+        before, after = (pictures(view, n=60, **k) for k in ({}, {"lung_lesion": 1.0}))
+        _, truth = integrals(view, n=60, lung_lesion=1.0)
+        top = (after - before).flatten(1).topk(5).values.mean(1).numpy()
+        behind = truth["lesion_behind_heart"]
+        change[view] = top[behind].mean(), top[~behind].mean()
+    assert change[1][0] > 1.15 * change[0][0]
+    assert change[0][0] < 0.8 * change[0][1]
+
+
+def test_half_of_the_diseases_come_together_and_no_finding_means_none():
+    nodes = phantom.scm().sample(50_000, full=True)
+    assert ((nodes[DISEASES].sum(axis=1) == 0) == (nodes["no_finding"] == 1)).all()
+    assert nodes[[NODE[label] for label in phantom.LABELS]].mean().between(0.06, 0.5).all()
+    for a, b in [
+        ("edema", "cardiomegaly"),
+        ("pleural_effusion", "edema"),
+        ("support_devices", "pneumothorax"),
+        ("atelectasis", "pleural_effusion"),
+    ]:
+        assert nodes.loc[nodes[b] == 1, a].mean() > 1.5 * nodes.loc[nodes[b] == 0, a].mean()
+    for name in DISEASES:
+        severity = nodes.loc[nodes[name] == 1, f"severity_{name}"]
+        assert severity.between(0.2, 1).all()
+        assert severity.mean() == pytest.approx(0.6, abs=0.02)
+        assert (nodes.loc[nodes[name] == 0, f"severity_{name}"] == 0).all()
+
+
+# ---------------------------------------------------------------- cohorts
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return phantom.load(n=130, size=32, seed=3)
+
+
+def test_a_cohort_is_what_the_docstring_says(cohort):
+    assert cohort.schema.kinds == {"frontal": "image", "lateral": "image"}
+    assert cohort.schema.n_outputs == len(phantom.LABELS) == 9
+    for view in phantom.VIEWS:
+        x = cohort.x[view]
+        assert x.shape == (130, 1, 32, 32)
+        assert x.dtype == torch.float32
+        assert x.min() >= 0
+        assert x.max() <= 1
+        # exposed well: few pixels are white, and patients differ
+        assert (x >= 0.999).float().mean() < 0.04
+        assert (x.flatten(1).std(dim=0) > 0.02).float().mean() > 0.7
+    assert set(cohort.groups["scanner"]) == set(phantom.SCANNERS)
+    assert set(cohort.covariates) == {"sex", "intensive_care"}
+    columns = ", ".join(phantom.TRUTH).replace("severity_<finding>", "severity_edema").split(", ")
+    assert set(columns) <= set(cohort.truth)
+    assert cohort.truth.attrs["labels"] == list(phantom.LABELS)
+    for name in DISEASES:
+        label = phantom.LABELS.index(next(k for k, v in NODE.items() if v == name))
+        present = cohort.truth[f"severity_{name}"].to_numpy() > 0
+        np.testing.assert_array_equal(cohort.y[:, label].numpy() == 1, present)
+    assert (cohort.truth["lesion_x"].notna() == (cohort.truth["severity_lung_lesion"] > 0)).all()
+
+
+def test_it_looks_like_a_chest(cohort):
+    """Lungs are dark; heart, spine and what lies under the diaphragm are light; corners black."""
+    frontal = cohort.x["frontal"].mean(dim=0)[0]
+    lungs, middle = frontal[10:20, [9, 10, 21, 22]].mean(), frontal[10:20, 15:17].mean()
+    below, corner = frontal[28:, 10:22].mean(), frontal[20:, :2].mean()
+    assert corner < lungs < middle
+    assert lungs + 0.25 < min(middle, below)
+    lateral = cohort.x["lateral"].mean(dim=0)[0]
+    behind_heart, heart, belly = (
+        lateral[18, 19:21].mean(),
+        lateral[18, 13:15].mean(),
+        lateral[28, 16],
+    )
+    assert behind_heart < heart < belly
+
+
+def test_a_larger_cohort_begins_with_the_same_patients(cohort):
+    small = phantom.load(n=70, size=32, seed=3)
+    for view in phantom.VIEWS:
+        torch.testing.assert_close(small.x[view], cohort.x[view][:70], atol=1e-5, rtol=0)
+    assert torch.equal(small.y, cohort.y[:70])
+    pd.testing.assert_frame_equal(small.truth, cohort.truth.iloc[:70])
+
+
+def test_seeds_and_worlds_hold_other_patients(cohort):
+    again = phantom.load(n=20, size=32, seed=3)
+    assert torch.equal(again.x["frontal"], phantom.load(n=20, size=32, seed=3).x["frontal"])
+    others = [phantom.load(n=20, size=32, seed=4)]
+    others += [
+        phantom.load(n=20, size=32, seed=3, world=w) for w in ("id", "shifted", "randomised")
+    ]
+    check_disjoint(again, *others)
+    for other in others:
+        assert (other.x["frontal"] - again.x["frontal"]).abs().mean() > 0.02
+
+
+def test_a_larger_picture_is_of_the_same_patient():
+    small, large = phantom.load(n=8, size=32), phantom.load(n=8, size=64)
+    for view in phantom.VIEWS:
+        pooled = torch.nn.functional.avg_pool2d(large.x[view], 2).flatten(1)
+        for a, b in zip(pooled, small.x[view].flatten(1), strict=True):
+            assert np.corrcoef(a, b)[0, 1] > 0.97
+
+
+def test_a_shortcut_changes_the_scanner_and_nothing_else():
+    plain, biased = (phantom.load(n=40, size=32, shortcut=s) for s in (None, "Edema"))
+    same = plain.groups["scanner"] == biased.groups["scanner"]
+    assert 5 < same.sum() < 35
+    assert torch.equal(plain.y, biased.y)
+    assert torch.equal(plain.x["frontal"][same], biased.x["frontal"][same])
+    assert (plain.x["frontal"] - biased.x["frontal"])[~same].abs().mean() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("world", "strength", "agree"),
+    [("train", 1, 0.953), ("id", 1, 0.953), ("shifted", 1, 0.047), ("randomised", 1, 0.5),
+     ("train", 0, 0.5), ("train", 2, 0.998)],
+)  # fmt: skip
+def test_how_closely_the_scanner_follows(world, strength, agree):
+    for finding in ("Pneumothorax", "No Finding"):
+        scm = phantom.scm(shortcut=finding, world=world, strength=strength)
+        nodes = scm.sample(40_000, full=True)
+        assert (nodes["scanner"] == nodes[NODE[finding]]).mean() == pytest.approx(agree, abs=0.01)
+
+
+def complete(**options):
+    nodes = phantom.scm(**options).sample(100_000, full=True)
+    assert (nodes[["R_frontal", "R_lateral"]].max(axis=1) == 1).all()
+    assert (nodes[["R_frontal", "R_lateral"]].min(axis=1) == nodes["complete"]).all()
+    return nodes
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("missing", ["mcar", "mar", "mnar"])
+def test_as_many_views_are_missing_under_every_mechanism(missing, strength):
+    nodes = complete(missing=missing, strength=strength)
+    shares = nodes[["complete", "R_frontal", "R_lateral"]].mean()
+    np.testing.assert_allclose(shares, [0.6, 0.9, 0.7], atol=0.01)
+
+
+def test_what_drives_the_mask():
+    def by_burden(nodes):
+        ill = nodes["burden"] > 0.6
+        return nodes.loc[ill, "complete"].mean() - nodes.loc[~ill, "complete"].mean()
+
+    assert abs(by_burden(complete(missing="mcar"))) < 0.015
+    mar = complete(missing="mar")
+    care = mar["intensive_care"] == 1
+    assert mar.loc[care, "complete"].mean() < mar.loc[~care, "complete"].mean() - 0.4
+    for group in (mar[care], mar[~care]):
+        assert abs(by_burden(group)) < 0.02
+    mnar = complete(missing="mnar")
+    for level in (0, 1):
+        assert by_burden(mnar[mnar["intensive_care"] == level]) < -0.3
+    assert abs(by_burden(complete(missing="mnar", world="randomised"))) < 0.015
+    assert causal.paths(phantom.scm(missing="mnar").graph, "burden", "R_lateral") is not None
+
+
+def test_a_view_that_is_missing_is_empty():
+    cohort = phantom.load(n=60, size=16, missing="mnar")
+    whole = phantom.load(n=60, size=16)
+    assert cohort.observed.any(dim=1).all()
+    assert not cohort.observed.all()
+    for k, view in enumerate(phantom.VIEWS):
+        there = cohort.observed[:, k]
+        assert torch.equal(cohort.x[view][there], whole.x[view][there])
+        assert not cohort.x[view][~there].any()
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, r"n=0 is out of range\. Pass 1 to 1000000000"),
+        ({"seed": -1}, r"seed=-1 is out of range\. Pass 0 to 2147483647"),
+        ({"size": 8}, r"size=8 pixels is out of range\. Pass 16 to 512"),
+        ({"missing": "mnra"}, r"'mnra' is not a missing of phantom cohorts .* mean 'mnar'\?"),
+        ({"world": "test"}, r"'test' is not a world of phantom cohorts \(train, id, shifted"),
+        ({"shortcut": "Oedema"}, r"'Oedema' is not a finding of phantom cohorts .* mean 'Edema'\?"),
+        ({"strength": 3}, r"strength=3 is out of range\. Pass 0 \(scanner and missing views are"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        phantom.load(**{"n": 1, "size": 16} | options)

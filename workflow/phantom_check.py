@@ -1,0 +1,222 @@
+"""What a plain supervised network sees of each finding in each view of the phantom.
+
+    F=runs/phantom
+    python workflow/phantom_check.py run --view frontal --seed 0 --out $F/frontal-0.json
+    python workflow/phantom_check.py run --view lateral --seed 0 --out $F/lateral-0.json
+    python workflow/phantom_check.py collect $F/*.json --out results/phantom.json
+
+One small convolutional network per view and seed, binary cross-entropy over all labels, a fixed
+number of epochs, no choice of weights. Training and test patients are those of the worlds train and
+id. The generator is frozen with these numbers, before any model is compared on it.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, pad
+
+from dfdlib._bootstrap import WeightedMetrics
+from dfdlib._results import _commit, _versions
+from dfdlib.data import phantom
+
+N_TRAIN, N_TEST, SIZE, TEST_SEED = 4_500, 3_000, 64, 1_000
+EPOCHS, BATCH, LR, DECAY, SHIFT = 14, 64, 3e-3, 1e-2, 3
+WIDTHS, STRIDES = (16, 32, 48, 64, 96), (2, 2, 1, 2, 2)
+N_BOOT = 1_000
+FLOOR, MACRO = 0.60, 0.75
+# Fluid that does not reach the lateral sulcus (cm above the dome): in the sulcus at the back only.
+SMALL = -2.5
+
+
+class Network(nn.Module):
+    """Five convolutions with group norms; the mean and the maximum of what they find."""
+
+    def __init__(self, n_labels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for wide, out, stride in zip((1, *WIDTHS), WIDTHS, STRIDES, strict=False):
+            layers += [
+                nn.Conv2d(wide, out, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * WIDTHS[-1], n_labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.body((images - 0.4) / 0.25)
+        return self.head(torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1))
+
+
+def train(images: Tensor, y: Tensor, seed: int) -> Network:
+    """AdamW with one cycle of the learning rate; images shifted by a few pixels."""
+    torch.manual_seed(seed)
+    model = Network(y.shape[1])
+    steps = EPOCHS * (len(y) // BATCH)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LR, total_steps=steps)
+    wide = pad(images, (SHIFT,) * 4, mode="replicate")
+    size = images.shape[-1]
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(y)).split(BATCH):
+            if len(rows) < BATCH:
+                continue
+            top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
+            batch = wide[rows, :, top : top + size, left : left + size]
+            loss = binary_cross_entropy_with_logits(model(batch), y[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return model.eval()
+
+
+def run(view: str, seed: int, out: Path) -> None:
+    """Train one network; keep its scores on the test patients."""
+    cohort = phantom.load(n=N_TRAIN, size=SIZE, world="train", seed=seed)
+    model = train(cohort.x[view], cohort.y, seed)
+    test = phantom.load(n=N_TEST, size=SIZE, world="id", seed=TEST_SEED)
+    with torch.no_grad():
+        scores = torch.cat([model(part) for part in test.x[view].split(500)]).sigmoid()
+    record = {
+        "view": view,
+        "seed": seed,
+        "generator": fingerprint(),
+        "scores": scores.numpy().round(5).tolist(),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record), encoding="utf-8")
+    for label, value in zip(phantom.LABELS, _auroc(test.y.numpy(), scores.numpy()), strict=True):
+        print(f"{label:20s} {value:.3f}")
+
+
+def fingerprint() -> str:
+    """Hash the generator's code, without comments, docstrings and layout."""
+    folder = Path(phantom.__file__).parent
+    parts = []
+    for file in sorted([folder / "phantom.py", *folder.glob("_phantom_*.py")]):
+        tree = ast.parse(file.read_text("utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            first = body[0] if isinstance(body, list) and body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                first.value.value = ""
+        parts.append(f"{file.name}\n{ast.unparse(tree)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _auroc(y: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """One per label; with weights (B, n) one row per replicate."""
+    once = np.ones((1, len(y))) if weights is None else weights
+    columns = [
+        WeightedMetrics(
+            y[:, k], np.column_stack([1 - scores[:, k], scores[:, k]]), task="binary"
+        ).replicates(once)[:, 0]
+        for k in range(y.shape[1])
+    ]
+    table = np.stack(columns, 1)
+    return table[0] if weights is None else table
+
+
+def collect(files: list[Path], out: Path) -> None:
+    """AUROC of each finding and view, mean over seeds, with intervals by bootstrap of patients."""
+    records = [json.loads(file.read_text("utf-8")) for file in sorted(files)]
+    if {record["generator"] for record in records} != {fingerprint()}:
+        raise ValueError("some runs are of another generator. Run them again")
+    test = phantom.load(n=N_TEST, size=SIZE, world="id", seed=TEST_SEED)
+    y = test.y.numpy()
+    weights = np.random.default_rng(0).multinomial(N_TEST, np.full(N_TEST, 1 / N_TEST), N_BOOT)
+    weights = np.vstack([np.ones(N_TEST), weights]).astype(float)
+    lesion, wet = phantom.LABELS.index("Lung Lesion"), phantom.LABELS.index("Pleural Effusion")
+    behind = test.truth["lesion_behind_heart"].to_numpy()
+    fluid = test.truth[["fluid_right", "fluid_left"]].max(axis=1).to_numpy()
+    hidden = {
+        "lesion behind the heart": (lesion, behind),
+        "lesion elsewhere": (lesion, (y[:, lesion] == 1) & ~behind),
+        "effusion in the posterior sulcus only": (wet, fluid < SMALL),
+        "effusion that rises higher": (wet, fluid >= SMALL),
+    }
+    tables: dict[str, np.ndarray] = {}
+    special: dict[str, dict[str, np.ndarray]] = {name: {} for name in hidden}
+    for view in phantom.VIEWS:
+        scores = [np.array(r["scores"]) for r in records if r["view"] == view]
+        tables[view] = np.mean([_auroc(y, each, weights) for each in scores], 0)
+        for name, (label, positive) in hidden.items():
+            rows = positive | (y[:, label] == 0)
+            special[name][view] = np.mean(
+                [
+                    _auroc(
+                        positive[rows, None].astype(float), s[rows][:, [label]], weights[:, rows]
+                    )
+                    for s in scores
+                ],
+                0,
+            )[:, 0]
+    result = {
+        "data": "phantom",
+        "generator": fingerprint(),
+        "labels": list(phantom.LABELS),
+        "prevalence": dict(zip(phantom.LABELS, y.mean(0).round(4).tolist(), strict=True)),
+        "n_train": N_TRAIN,
+        "n_test": N_TEST,
+        "size": SIZE,
+        "seeds": sorted({record["seed"] for record in records}),
+        "network": {
+            "widths": WIDTHS, "strides": STRIDES, "epochs": EPOCHS, "batch": BATCH, "lr": LR,
+            "weight_decay": DECAY, "shift": SHIFT,
+        },
+        "interval": f"bootstrap over test patients of the mean over seeds, {N_BOOT}, 95 %",
+        "asked_for": {"macro_at_least": MACRO, "each_at_least": FLOOR},
+        "auroc": {
+            view: {
+                "macro": _interval(table.mean(1)),
+                **{label: _interval(table[:, k]) for k, label in enumerate(phantom.LABELS)},
+            }
+            for view, table in tables.items()
+        },
+        "by_view": {
+            name: {
+                "n": int(hidden[name][1].sum()),
+                **{view: _interval(values) for view, values in views.items()},
+                "lateral minus frontal": _interval(views["lateral"] - views["frontal"]),
+            }
+            for name, views in special.items()
+        },
+        "commit": _commit(),
+        "versions": _versions(),
+        "command": "make results",
+    }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _interval(values: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    one.add_argument("--view", choices=phantom.VIEWS, required=True)
+    one.add_argument("--seed", type=int, required=True)
+    one.add_argument("--out", type=Path, required=True)
+    both = commands.add_parser("collect")
+    both.add_argument("files", type=Path, nargs="+")
+    both.add_argument("--out", type=Path, required=True)
+    given: dict[str, Any] = vars(parser.parse_args())
+    torch.set_num_threads(1)
+    {"run": run, "collect": collect}[given.pop("command")](**given)
+
+
+if __name__ == "__main__":
+    main()
