@@ -1,6 +1,6 @@
 """The residual encoder and decoder of the paper, for images of 224 by 224 pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ class _Block(nn.Module):
         return self.shortcut(x) + self.residual(x)
 
 
-def _check(size: tuple[int, ...]) -> None:
+def _check(size: Sequence[int]) -> None:
     if tuple(size[1:]) != (224, 224):
         raise ValueError(
             f"the residual networks are for images of 224 by 224 pixels, got {size[1]} by "
@@ -76,7 +76,7 @@ class ResidualEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: tuple[int, ...], d: int, width: int = 64, dropout: float = 0.5
+        self, *, size: Sequence[int], d: int, width: int = 64, dropout: float = 0.5
     ) -> None:
         super().__init__()
         _check(size)
@@ -103,7 +103,7 @@ class ResidualDecoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: tuple[int, ...], d: int, width: int = 64, dropout: float = 0.5
+        self, *, size: Sequence[int], d: int, width: int = 64, dropout: float = 0.5
     ) -> None:
         super().__init__()
         _check(size)

@@ -4,6 +4,7 @@ An encoder is a module with `forward(x) -> (mean, log_variance)`, (n, d) each; a
 `forward(z)`, from (n, d) to what the view's likelihood is centred on, of the view's own shape.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from jaxtyping import Float
@@ -28,7 +29,7 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: tuple[int, ...], d: int, width: int = 16, dropout: float = 0.0
+        self, *, size: Sequence[int], d: int, width: int = 16, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.size, self.d, self.width, self.dropout = tuple(size), d, width, dropout
@@ -65,7 +66,7 @@ class ImageDecoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: tuple[int, ...], d: int, width: int = 16, dropout: float = 0.0
+        self, *, size: Sequence[int], d: int, width: int = 16, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.size, self.d, self.width, self.dropout = tuple(size), d, width, dropout
@@ -94,7 +95,7 @@ class ImageDecoder(nn.Module):
         return nn.functional.pad(x, odd, mode="replicate") if any(odd) else x
 
 
-def _halvings(size: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:
+def _halvings(size: Sequence[int], width: int) -> list[tuple[int, int, int]]:
     """Channels, height and width of the picture before, between and after the layers."""
     channels, height, breadth = size
     if min(height, breadth) < SMALLEST:

@@ -67,7 +67,7 @@ def avg(
     # DIFF: equation 15 averages deviations, the public code variances; both are here
     power = 1.0 if average == "variance" else 0.5
     there = observed.unsqueeze(-1)
-    share = there / there.sum(1, keepdim=True).clamp(min=1)
+    share = there.to(mean.dtype) / there.sum(1, keepdim=True).clamp(min=1)
     spread = torch.where(there, log_variance, 0).mul(power).exp()
     spread = (share * spread).sum(1) + (~there.any(1)).to(mean.dtype)
     return (share * torch.where(there, mean, 0)).sum(1), spread.log() / power
@@ -263,7 +263,7 @@ def mmvm(
     # DIFF: the paper writes the mixture, its public code computes the pairwise bound; both are here
     there = observed.unsqueeze(-1)
     mean, log_variance = torch.where(there, mean, 0), torch.where(there, log_variance, 0)
-    count = observed.sum(1).clamp(min=1)
+    count = observed.sum(1).clamp(min=1).to(mean.dtype)
     shared = 0.0 if alpha == 1 else _shared(mean, log_variance, observed, count, regulariser, z)
     own = 0.0 if alpha == 0 else (kl_standard(mean, log_variance) * observed).sum(1)
     return (1 - alpha) * shared + alpha * own + mean.new_zeros(len(mean))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -157,6 +158,12 @@ class MultimodalVAE(ViewModel):
         """Take the share of the training that is done, for the annealing."""
         self.done = done
 
+    def conclude(self, history: pd.DataFrame) -> list[str]:
+        """The annealing is over."""
+        del history
+        self.done = 1.0
+        return []
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction of each view, divergence, and their sum with beta; means over patients."""
         q, seen = self.encode(batch)
@@ -200,7 +207,7 @@ class MultimodalVAE(ViewModel):
             mean, log_variance = joint.mean, joint.log_variance
             weight = joint.observed / joint.observed.sum(1, keepdim=True)
         divergence = (weight * fusion.kl_standard(mean, log_variance)).sum(1)
-        z = _draw(mean, log_variance, self._noise(batch, ("joint",)))
+        z = _draw(mean, log_variance, self._noise(batch, ("joint",) * mean.shape[1]))
         return Draws(z.unsqueeze(2), weight, times * divergence)
 
     def _divergence(self, q: Posteriors, z: Tensor) -> Tensor:
