@@ -1,0 +1,256 @@
+"""Pairs of frontal and lateral chest X-rays: MIMIC-CXR-JPG, converted once."""
+
+import json
+import logging
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dfdlib.data._cxr_convert import Conversion, table, write
+from dfdlib.data._cxr_studies import (
+    Pairs,
+    Uncertain,
+    counts,
+    in_pairs,
+    labels,
+    pair,
+    published_split,
+    read_tables,
+    select,
+)
+from dfdlib.data._images import Images
+from dfdlib.data._ingest_sources import SOURCES
+from dfdlib.data._tables import LABELS
+from dfdlib.data._validate import unknown
+from dfdlib.data.cohort import Cohort
+
+__all__ = ["LABELS", "convert", "flow", "load"]
+
+Split = Literal["published", "official"]
+
+_log = logging.getLogger(__name__)
+
+
+def convert(
+    root: str | Path,
+    out: str | Path | None = None,
+    *,
+    size: int = 224,
+    workers: int = 1,
+    progress: bool | None = None,
+) -> Path:
+    """Turn the JPEG files into one array on disk, once, so that training never waits for JPEG.
+
+    Only images that stand in a pair are converted (`load`): grey, the square in the middle, bicubic
+    resizing, equalised histogram. Call again after an interruption, and what is done is not done
+    again; several processes, on several machines too, may work on one folder at the same time. A
+    file that cannot be read is dropped, logged, and listed in `unreadable.csv`.
+
+    Args:
+        root: The folder with the tables (`mimic-cxr-2.0.0-metadata.csv.gz` and so on) and `files/`.
+        out: The folder to write to, by default `dfdlib-<size>` below root. It then holds all that
+            `load` needs: `images.npy`, (images, 1, size, size) of uint8, and `images.parquet`.
+        size: Height and width.
+        workers: Threads.
+        progress: Whether to show a progress bar; by default where there is a terminal.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: A table or the folder of images is not there.
+        ValueError: A column is not there, a file is damaged, a size below 1, or `out` holds
+            another conversion.
+        OSError: Not enough room.
+    """
+    if size < 1 or workers < 1:
+        raise ValueError(f"size={size}, workers={workers}. Pass 1 or more of each: size=224")
+    metadata, chexpert, official, folder = read_tables(Path(root))
+    images, steps = select(metadata, chexpert)
+    images["published"] = images["subject_id"].map(published_split(images["subject_id"]))
+    images["official"] = None
+    if official is not None:
+        by_image = official.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
+        images["official"] = images["dicom_id"].map(by_image)
+    images = in_pairs(images)
+    if images.empty:
+        raise ValueError(
+            f"no study below {root} has a frontal and a lateral image and a row of labels. Check "
+            "that the tables are whole"
+        )
+    steps = pd.concat([steps, pd.DataFrame([counts("study with both views", images)])])
+    files = _files(folder, images)
+    target = Path(out) if out is not None else Path(root) / f"dfdlib-{size}"
+    conversion = Conversion(files, target, size)
+    try:
+        conversion.run(workers, progress=progress)
+        if not conversion.done:
+            _write_index(conversion, images, steps)
+    except FileNotFoundError:
+        if not conversion.done:  # else another process has finished meanwhile
+            raise
+    conversion.finish()
+    return target
+
+
+def load(
+    root: str | Path | None = None,
+    *,
+    pairs: Pairs | str = "all",
+    uncertain: Uncertain | str = "zeros",
+    split: Split | str = "published",
+    size: int = 224,
+) -> Cohort:
+    """Make a cohort of pairs: a frontal (AP, PA) and a lateral (LL, LATERAL) image of one study.
+
+    Source: the protocol of Sutter et al. 2024 (arXiv 2403.05300) and arXiv 2411.10356, read in
+    their public code. Studies count that have both views and a row of CheXpert labels; with
+    "all" pairs, 128,212 in MIMIC-CXR-JPG 2.x.
+
+    y are the 14 labels of the study in the order of `LABELS`, found by a program in the report: 1
+    where it is said to be present, else 0, also where nothing is said. "No Finding" and "Support
+    Devices" are among the 14.
+
+    Modalities:
+        - frontal, lateral (image): (1, size, size), 8 bits; shares of 255 in batches. Pixels stay
+          on disk, so the cohort takes no more memory than its labels.
+
+    Groups are patient, study, split ("train", "validate", "test"), frontal_view and lateral_view.
+    Take the parts by name: `cohort.select(cohort.groups["split"] == "train")`. A study with three
+    images stands in two pairs and counts twice; no patient stands in two parts.
+
+    Access:
+        https://physionet.org/content/mimic-cxr-jpg/2.1.0/
+
+    Licence:
+        PhysioNet Credentialed Health Data License 1.5.0.
+
+    Citation:
+        Johnson, A., Pollard, T., Greenbaum, N. et al. (2019). MIMIC-CXR-JPG, a large publicly
+        available database of labeled chest radiographs. arXiv:1901.07042.
+
+    Args:
+        root: The folder that `convert` wrote, or the one that it wrote into.
+        pairs: "all", every frontal with every lateral image of a study, as published; or "one" per
+            study, the first of these (AP before PA, LL before LATERAL).
+        uncertain: What "may be present" becomes: "zeros" as published, "ones", or "ignore": a
+            missing label.
+        split: "published", subjects 80/10/10 at random, or "official", that of the data set.
+        size: Of the images, where root holds several conversions.
+
+    Raises:
+        FileNotFoundError: The images are not converted yet.
+        ValueError: No root, an unknown option, or no official split.
+
+    Example:
+        >>> load()
+        Traceback (most recent call last):
+        ValueError: 'mimic_cxr' needs root=, the folder that holds ... https://physionet.org/...
+    """
+    for option, known, what in (
+        (pairs, Pairs, "way to pair"), (uncertain, Uncertain, "way to read uncertain labels"),
+        (split, Split, "split"),
+    ):  # fmt: skip
+        if option not in get_args(known):
+            raise unknown(option, get_args(known), what)
+    folder = _converted(root, size)
+    index = pd.read_parquet(folder / "images.parquet")
+    if index[split].isna().any():
+        raise ValueError(
+            f"{folder} has no official split for some images. Put mimic-cxr-2.0.0-split.csv.gz "
+            "beside the tables and convert into another folder, or pass split='published'"
+        )
+    parts = index.groupby("subject_id")[split].nunique()
+    if parts.max() > 1:
+        raise ValueError(
+            f"subject {parts.idxmax()} stands in two parts of the {split} split. Check the file "
+            "mimic-cxr-2.0.0-split.csv.gz, or pass split='published'"
+        )
+    table = pair(index, pairs)
+    pixels = np.load(folder / "images.npy", mmap_mode="r")
+    part_of = index.drop_duplicates("subject_id").set_index("subject_id")[split]
+    sides = {"frontal": table["frontal_row"], "lateral": table["lateral_row"]}
+    return Cohort(
+        x={side: Images(pixels, torch.from_numpy(rows.to_numpy())) for side, rows in sides.items()},
+        y=labels(index, table["study_id"], uncertain),
+        task="multilabel",
+        groups={
+            "patient": table["subject_id"].to_numpy(),
+            "study": table["study_id"].to_numpy(),
+            "split": part_of.loc[table["subject_id"]].to_numpy(),
+            "frontal_view": table["frontal_view"].to_numpy(),
+            "lateral_view": table["lateral_view"].to_numpy(),
+        },
+    )
+
+
+def flow(root: str | Path | None = None, *, size: int = 224) -> pd.DataFrame:
+    """Count what each rule leaves out, from all images to pairs.
+
+    Returns:
+        One row per rule in order: rule, excluded, and of those left images, studies, patients;
+        then the pairs. Counts are exact; see `dfdlib.data._flow.suppress` before they leave.
+    """
+    folder = _converted(root, size)
+    steps = json.loads((folder / "flow.json").read_text(encoding="utf-8"))
+    index = pd.read_parquet(folder / "images.parquet")
+    table = pd.DataFrame([*steps, counts("file that can be read", in_pairs(index))])
+    table.insert(1, "excluded", -table["images"].diff().fillna(0).astype(int))
+    return table
+
+
+def _files(folder: Path, images: pd.DataFrame) -> list[Path]:
+    """The file of each image, as PhysioNet lays them out."""
+    root = folder / "files"
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(root)!r} with the images, beside the tables. Access to "
+            f"{SOURCES['mimic_cxr'].title} is asked for at {SOURCES['mimic_cxr'].page}"
+        )
+    ids = images[["subject_id", "study_id", "dicom_id"]].itertuples(index=False)
+    return [
+        root / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}" / f"{image}.jpg"
+        for subject, study, image in ids
+    ]
+
+
+def _write_index(conversion: Conversion, images: pd.DataFrame, steps: pd.DataFrame) -> None:
+    """Write what `load` reads beside the pixels; what could not be read does not stand in it."""
+    bad = conversion.unreadable()
+    if len(bad) == len(images):
+        conversion.discard()
+        raise FileNotFoundError(
+            f"none of the {len(images)} images can be read; the first, {conversion.files[0]}: "
+            f"{bad[0]}. Check root=, and that files/ is whole"
+        )
+    rows = [(images["dicom_id"].iloc[i], conversion.files[i], why) for i, why in bad.items()]
+    write(conversion.out / "unreadable.csv", table(("dicom_id", "file", "why"), rows))
+    for name, file, why in rows[:20]:
+        _log.warning("%s is left out (%s): %s", name, why, file)
+    if bad:
+        _log.warning("%d of %d images cannot be read: unreadable.csv", len(bad), len(images))
+    images = images.assign(row=np.arange(len(images)))
+    buffer = BytesIO()
+    images[~images["row"].isin(bad)].to_parquet(buffer, index=False)
+    write(conversion.out / "images.parquet", buffer.getvalue())
+    write(conversion.out / "flow.json", json.dumps(steps.to_dict("records")).encode())
+
+
+def _converted(root: str | Path | None, size: int) -> Path:
+    if root is None:
+        source = SOURCES["mimic_cxr"]
+        raise ValueError(
+            f"'mimic_cxr' needs root=, the folder that holds {source.title}. It is not packaged: "
+            f"access is asked for at {source.page}"
+        )
+    for folder in (Path(root), Path(root) / f"dfdlib-{size}"):
+        if (folder / "images.npy").exists():
+            return folder
+    raise FileNotFoundError(
+        f"{root} holds no converted images of {size} px. Convert them once: "
+        f"dfdlib.data.mimic_cxr.convert({str(root)!r}, size={size}, workers=8)"
+    )

@@ -1,0 +1,374 @@
+"""MIMIC-CXR-JPG: pairs against a loop over studies, pixels against NumPy, conversion killed."""
+
+import gzip
+import itertools
+import json
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.model_selection import train_test_split
+
+from dfdlib.data import _cxr_convert, check_disjoint, mimic_cxr
+from dfdlib.data._images import Images
+
+LABELS = [
+    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum"),
+    *("Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion"),
+    *("Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices"),
+]
+
+# subject -> study -> views in the order of the metadata
+STUDIES = {
+    10000032: {50000001: ["LATERAL", "PA"], 50000002: ["PA", "AP", "LL", "LATERAL"]},
+    10000045: {50000003: ["AP"], 50000004: ["LATERAL", "PA", "PA"]},
+    10000099: {50000005: ["PA", "LATERAL"]},  # no row of labels
+    11000001: {50000006: ["AP", "", "LL", "SWIMMERS"]},
+    12000007: {50000007: ["PA", "LL"]},  # a file that is cut off
+    13000003: {50000008: ["PA", "LATERAL"]},  # a file that is not there
+    14000005: {50000009: ["AP", "LL"]},
+    **{15000000 + k: {50000100 + k: ["PA", "LATERAL"]} for k in range(20)},
+}
+UNCERTAIN = {50000001: {"Edema": -1, "Fracture": 1, "Pneumonia": 0}}
+
+
+def picture(seed, size=(40, 33)):
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 7), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The folder as PhysioNet ships it."""
+    rows, parts = [], []
+    for subject, studies in STUDIES.items():
+        for study, views in studies.items():
+            for i, view in enumerate(views):
+                image = f"{study}-{i}"
+                rows.append((image, subject, study, "CHEST", view, 2544, 3056))
+                parts.append((image, study, subject, "test" if subject % 2 else "train"))
+                folder = tmp_path / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}"
+                folder.mkdir(parents=True, exist_ok=True)
+                if study == 50000008 and view == "PA":
+                    continue
+                picture(len(rows)).save(folder / f"{image}.jpg", quality=95)
+                if study == 50000007 and view == "PA":
+                    whole = (folder / f"{image}.jpg").read_bytes()
+                    (folder / f"{image}.jpg").write_bytes(whole[: len(whole) // 2])
+    header = ["dicom_id", "subject_id", "study_id", "Procedure", "ViewPosition", "Rows", "Columns"]
+    metadata = pd.DataFrame(rows + rows[:1], columns=header)  # a row that comes twice
+    metadata.to_csv(tmp_path / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
+    split = pd.DataFrame(parts, columns=["dicom_id", "study_id", "subject_id", "split"])
+    split.to_csv(tmp_path / "mimic-cxr-2.0.0-split.csv.gz", index=False)
+    chexpert = []
+    for subject, studies in STUDIES.items():
+        for study in set(studies) - {50000005}:
+            values = UNCERTAIN.get(study, {"No Finding": 1} if study % 2 else {"Edema": 1})
+            chexpert.append({"subject_id": subject, "study_id": study} | values)
+    columns = ["subject_id", "study_id", *LABELS]
+    table = pd.DataFrame(chexpert).reindex(columns=columns)
+    table.to_csv(tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz", index=False)
+    return tmp_path
+
+
+@pytest.fixture
+def converted(root):
+    mimic_cxr.convert(root, size=16)
+    return root
+
+
+def expected_pairs(dropped=(50000005, 50000007, 50000008)):
+    """All pairs by a plain loop: subject, study, frontal and lateral name."""
+    found = []
+    for subject, studies in sorted(STUDIES.items()):
+        for study, views in sorted(studies.items()):
+            if study in dropped:
+                continue
+            images = [(view, f"{study}-{i}") for i, view in enumerate(views)]
+            sides = [
+                [image for view in order for v, image in images if v == view]
+                for order in (("AP", "PA"), ("LL", "LATERAL"))
+            ]
+            found += [(subject, study, f, lateral) for f, lateral in itertools.product(*sides)]
+    return found
+
+
+def names_of(cohort, folder):
+    """The dicom ids of a cohort's pairs."""
+    index = pd.read_parquet(folder / "images.parquet").set_index("row")["dicom_id"]
+    return [index.loc[cohort.x[side].rows.numpy()].tolist() for side in ("frontal", "lateral")]
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def equalised(values):
+    """Histogram equalisation, written out: the steps between levels hold equally many pixels."""
+    count = np.bincount(values.ravel(), minlength=256)
+    step = (count.sum() - count[count > 0][-1]) // 255
+    below = np.concatenate([[0], np.cumsum(count)[:-1]])
+    return np.clip((step // 2 + below) // step, 0, 255).astype(np.uint8)[values]
+
+
+@pytest.mark.parametrize("size", [(40, 33), (33, 40), (37, 37)])
+def test_an_image_is_cropped_in_the_middle_resized_and_equalised(size):
+    image = picture(1, size)
+    array = np.asarray(image)
+    h, w = array.shape
+    side = min(h, w)
+    middle = array[(h - side) // 2 :, (w - side) // 2 :][:side, :side]
+    np.testing.assert_array_equal(_cxr_convert.square(image, side), equalised(middle))
+    smaller = np.asarray(Image.fromarray(middle).resize((20, 20), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(_cxr_convert.square(image, 20), equalised(smaller))
+
+
+def test_colour_becomes_grey():
+    grey = picture(2)
+    colour = Image.merge("RGB", [grey] * 3)
+    np.testing.assert_array_equal(_cxr_convert.square(colour, 9), _cxr_convert.square(grey, 9))
+
+
+def test_the_array_holds_the_converted_files(converted):
+    folder = converted / "dfdlib-16"
+    cohort = mimic_cxr.load(folder)
+    batch = next(cohort.batches(len(cohort)))
+    for side, names in zip(("frontal", "lateral"), names_of(cohort, folder), strict=True):
+        for pixels, name, subject in zip(
+            batch.x[side], names, cohort.groups["patient"], strict=True
+        ):
+            study = name.split("-")[0]
+            file = converted / "files" / f"p{subject // 10**6}" / f"p{subject}" / f"s{study}"
+            with Image.open(file / f"{name}.jpg") as image:
+                expected = _cxr_convert.square(image, 16)
+            assert torch.equal(pixels[0], torch.from_numpy(expected / 255).float())
+
+
+# ---------------------------------------------------------------- pairs, labels, parts
+
+
+@pytest.mark.parametrize("pairs", ["all", "one"])
+def test_pairs_are_those_of_a_loop_over_studies(converted, pairs):
+    cohort = mimic_cxr.load(converted, size=16, pairs=pairs)
+    expected = expected_pairs()
+    if pairs == "one":
+        expected = list({study: row for row in reversed(expected) for study in [row[1]]}.values())
+        expected = sorted(expected)
+    found = zip(
+        cohort.groups["patient"],
+        cohort.groups["study"],
+        *names_of(cohort, converted / "dfdlib-16"),
+        strict=True,
+    )
+    assert list(found) == expected
+    counts = pd.Series(cohort.groups["study"]).value_counts()
+    assert counts[50000002] == (4 if pairs == "all" else 1)
+    assert cohort.groups["frontal_view"][1] == "AP"
+    assert set(cohort.groups["lateral_view"]) == {"LL", "LATERAL"}
+
+
+def test_labels_follow_the_policy(converted):
+    assert tuple(LABELS) == mimic_cxr.LABELS
+    edema, fracture, pneumonia, lesion = (LABELS.index(name) for name in (
+        "Edema", "Fracture", "Pneumonia", "Lung Lesion"
+    ))  # fmt: skip
+    for uncertain, value in (("zeros", 0.0), ("ones", 1.0), ("ignore", np.nan)):
+        cohort = mimic_cxr.load(converted, size=16, uncertain=uncertain)
+        assert (cohort.task, cohort.schema.n_outputs) == ("multilabel", 14)
+        first = cohort.y[0].numpy()
+        np.testing.assert_array_equal(first[[edema, fracture, pneumonia, lesion]], [value, 1, 0, 0])
+        assert np.nansum(first) == 1 + (value == 1)
+
+
+def test_the_published_split_is_over_all_labelled_subjects(converted):
+    """Also over those without a pair, and the same for one pair per study."""
+    subjects = sorted(set(STUDIES) - {10000099})
+    train, rest = train_test_split(subjects, train_size=0.8, random_state=0, shuffle=True)
+    test, validate = train_test_split(rest, test_size=0.5, random_state=0)
+    for pairs in ("all", "one"):
+        cohort = mimic_cxr.load(converted, size=16, pairs=pairs)
+        parts = []
+        for name, members in (("train", train), ("validate", validate), ("test", test)):
+            part = cohort.select(cohort.groups["split"] == name)
+            parts.append(part)
+            paired = {subject for subject, *_ in expected_pairs()}
+            assert set(part.groups["patient"].tolist()) == set(members) & paired
+        check_disjoint(*parts)
+
+
+def test_the_official_split_is_that_of_the_file(converted):
+    cohort = mimic_cxr.load(converted, size=16, split="official")
+    odd = cohort.groups["patient"] % 2 == 1
+    assert (cohort.groups["split"] == np.where(odd, "test", "train")).all()
+
+
+def test_pixels_stay_on_disk(converted):
+    cohort = mimic_cxr.load(converted, size=16)
+    for part in cohort.split((0.5, 0.5)):
+        assert isinstance(part.x["frontal"], Images)
+        assert isinstance(part.x["frontal"].pixels, np.memmap)
+        assert np.shares_memory(part.x["frontal"].pixels, cohort.x["lateral"].pixels)
+
+
+def test_the_flow_counts_each_rule(converted):
+    flow = mimic_cxr.flow(converted, size=16)
+    everything = [v for studies in STUDIES.values() for views in studies.values() for v in views]
+    known = [v for v in everything if v in ("AP", "PA", "LL", "LATERAL")]
+    expected = [len(everything), len(known), len(known) - 2, len(known) - 3, len(known) - 7]
+    assert flow["images"].tolist() == expected
+    assert flow["excluded"].tolist() == [0, *-np.diff(expected)]
+    assert flow["patients"].tolist() == [27, 27, 26, 26, 24]
+
+
+# ---------------------------------------------------------------- conversion
+
+
+def test_unreadable_files_are_dropped_and_logged(root, caplog):
+    out = mimic_cxr.convert(root, size=16)
+    bad = pd.read_csv(out / "unreadable.csv")
+    assert bad["dicom_id"].tolist() == ["50000007-0", "50000008-0"]
+    assert "truncated" in bad["why"][0]
+    assert bad["why"][1] == "not there"
+    assert "50000008-0 is left out (not there)" in caplog.text
+    assert "2 of 57 images cannot be read" in caplog.text
+    assert {path.name for path in out.iterdir()} == {
+        "conversion.json", "flow.json", "images.npy", "images.parquet", "unreadable.csv"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [0, 7, 40])
+def test_a_kill_loses_only_what_was_in_work(root, converted, monkeypatch, after):
+    """Stopped after so many images, then gone on: the same bytes, and little done twice."""
+    monkeypatch.setattr(_cxr_convert, "PART", 4)
+    read, calls = _cxr_convert.read_square, itertools.count()
+
+    def killed(file, size):
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return read(file, size)
+
+    out = root / "again"
+    monkeypatch.setattr(_cxr_convert, "read_square", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mimic_cxr.convert(root, out, size=16)
+    assert not (out / "images.npy").exists()
+    with pytest.raises(FileNotFoundError, match="holds no converted images"):
+        mimic_cxr.load(out, size=16)
+    redone = []
+    monkeypatch.setattr(
+        _cxr_convert, "read_square", lambda file, size: redone.append(file) or read(file, size)
+    )
+    mimic_cxr.convert(root, out, size=16)
+    assert len(redone) <= 57 - after + 4
+    for name in ("images.npy", "images.parquet", "unreadable.csv"):
+        assert (out / name).read_bytes() == (root / "dfdlib-16" / name).read_bytes()
+    redone.clear()
+    mimic_cxr.convert(root, out, size=16)
+    assert redone == []
+
+
+def test_several_may_convert_into_one_folder(root, converted, monkeypatch):
+    monkeypatch.setattr(_cxr_convert, "PART", 2)
+    errors = []
+
+    def work():
+        try:
+            mimic_cxr.convert(root, root / "together", size=16, workers=2)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for name in ("images.npy", "images.parquet"):
+        assert (root / "together" / name).read_bytes() == (root / "dfdlib-16" / name).read_bytes()
+    assert not list((root / "together").glob("*part*"))
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_folder_with_another_conversion_is_refused(converted):
+    with pytest.raises(ValueError, match=r"holds 57 images of 16 px, and this is 57 of 20 px\."):
+        mimic_cxr.convert(converted, converted / "dfdlib-16", size=20)
+    metadata = converted / "mimic-cxr-2.0.0-metadata.csv.gz"
+    with gzip.open(metadata, "rt") as file:
+        table = file.read()
+    with gzip.open(metadata, "wt") as file:
+        file.write(table.replace("50000001-0", "other-0"))
+    with pytest.raises(ValueError, match=r"this is 57 of 16 px, other ones. Pass another"):
+        mimic_cxr.convert(converted, size=16)
+
+
+def test_a_full_disk_is_told_before_anything_is_converted(root, monkeypatch):
+    monkeypatch.setattr(_cxr_convert.shutil, "disk_usage", lambda _: type("U", (), {"free": 3}))
+    with pytest.raises(OSError, match=r"has 0.0 GB free, and the array needs 0.0 GB more. Pass"):
+        mimic_cxr.convert(root, size=16)
+
+
+def test_images_that_cannot_be_read_at_all_are_refused(root, monkeypatch):
+    for file in (root / "files").rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"none of the 57 images can be read; .*not there"):
+        mimic_cxr.convert(root, size=16)
+    assert not list((root / "dfdlib-16").iterdir())
+
+
+def test_what_is_not_there_is_told(root, tmp_path_factory):
+    with pytest.raises(FileNotFoundError, match=r"no converted images of 224 px.*xr.convert"):
+        mimic_cxr.load(root)
+    with pytest.raises(ValueError, match=r"size=0, workers=1. Pass 1 or more of each"):
+        mimic_cxr.convert(root, size=0)
+    (root / "files").rename(root / "jpegs")
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*files' with the images.*physionet"):
+        mimic_cxr.convert(root)
+    (root / "mimic-cxr-2.0.0-chexpert.csv.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no mimic-cxr-2.0.0-chexpert.csv"):
+        mimic_cxr.convert(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": "al"}, "'al' is not a way to pair .*mean 'all'"),
+        ({"uncertain": "one"}, "'one' is not a way to read uncertain labels .*mean 'ones'"),
+        ({"split": "offical"}, "'offical' is not a split .*mean 'official'"),
+    ],
+)
+def test_unknown_options_are_refused(converted, options, message):
+    with pytest.raises(ValueError, match=message):
+        mimic_cxr.load(converted, size=16, **options)
+
+
+def test_a_split_that_is_missing_or_wrong_is_refused(root):
+    path = root / "mimic-cxr-2.0.0-split.csv.gz"
+    table = pd.read_csv(path)
+    table.loc[0, "split"] = "validate"
+    table.to_csv(path, index=False)
+    mimic_cxr.convert(root, root / "a", size=16)
+    with pytest.raises(ValueError, match="subject 10000032 stands in two parts of the official"):
+        mimic_cxr.load(root / "a", split="official")
+    path.unlink()
+    mimic_cxr.convert(root, root / "b", size=16)
+    with pytest.raises(ValueError, match="has no official split for some images"):
+        mimic_cxr.load(root / "b", split="official")
+    assert len(mimic_cxr.load(root / "b")) == len(expected_pairs())
+
+
+def test_tables_without_a_pair_are_refused(root):
+    path = root / "mimic-cxr-2.0.0-metadata.csv.gz"
+    table = pd.read_csv(path)
+    table[table["ViewPosition"] != "LL"].replace("LATERAL", "PA").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"no study below .* has a frontal and a lateral image"):
+        mimic_cxr.convert(root)
+
+
+def test_the_manifest_says_what_was_converted(converted):
+    card = json.loads((converted / "dfdlib-16" / "conversion.json").read_text())
+    assert (card["size"], card["images"]) == (16, 57)
