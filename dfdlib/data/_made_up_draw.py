@@ -46,6 +46,18 @@ def blocks(n: int, seed: int, salt: int = 0) -> Iterator[tuple[int, int, np.rand
         yield first, min(BLOCK, n - first), np.random.default_rng([seed, first, salt])
 
 
+def parts(
+    draw: Callable[[int, int, np.random.Generator], Any],
+    table: Callable[[Any, np.random.Generator], Columns],
+    salt: int,
+    n: int,
+    seed: int,
+) -> Iterator[Columns]:
+    """Draw a table block by block: each has its own stream, and all see the same patients."""
+    for (first, size, rng), (*_, own) in zip(blocks(n, seed), blocks(n, seed, salt), strict=True):
+        yield table(draw(first, size, rng), own)
+
+
 def write_csv(path: Path, parts: Iterator[Columns]) -> None:
     """Write the parts of a table, one after the other, as .csv or .csv.gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +78,3 @@ def write_csv(path: Path, parts: Iterator[Columns]) -> None:
         connection.execute(
             f"COPY (FROM made_up) TO '{path}' (FORMAT csv, HEADER, COMPRESSION {compression})"
         )
-
-
-Draw = Callable[..., Columns]

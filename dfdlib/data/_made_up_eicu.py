@@ -1,12 +1,11 @@
 """Made-up patients in the schema of eICU 2.0: stays, and the tables with one row per stay."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from dfdlib.data._made_up_draw import Columns, blank, blocks, pick, words
+from dfdlib.data._made_up_draw import Columns, blank, pick, words
 
 REGIONS = ("Midwest", "South", "West", "Northeast")
 HOSPITALS = 60
@@ -194,8 +193,9 @@ def _where(mask: np.ndarray, otherwise: pa.DictionaryArray, word: str) -> pa.Arr
     return pa.array(values, pa.string())
 
 
-def hospital(rng: np.random.Generator) -> Columns:
-    """Draw the table `hospital`; some have told neither region nor size."""
+def hospital() -> Columns:
+    """Draw the table `hospital`, always the same; some have told neither region nor size."""
+    rng = np.random.default_rng(0)
     beds = {"<100": 3, "100 - 249": 4, "250 - 499": 3, ">= 500": 2}
     region = np.arange(HOSPITALS) % len(REGIONS)
     region[rng.random(HOSPITALS) < 0.1] = -1
@@ -230,11 +230,3 @@ def admission_dx(stays: Stays, rng: np.random.Generator) -> Columns:
         "admitdxname": names,
         "admitdxtext": names,
     }
-
-
-def parts(
-    table: Callable[[Stays, np.random.Generator], Columns], salt: int, n: int, seed: int
-) -> Iterator[Columns]:
-    """Draw a table block by block; each table has its own stream, and all see the same stays."""
-    for (first, size, rng), (*_, own) in zip(blocks(n, seed), blocks(n, seed, salt), strict=True):
-        yield table(draw_stays(first, size, rng), own)
