@@ -124,10 +124,10 @@ def prescriptions(stays: Admissions, rng: np.random.Generator) -> Columns:
     share, effect = np.array([row[1:] for row in DRUGS]).T
     odds = np.log(share / (1 - share)) + np.outer(stays.severity, effect)
     k, drug = np.nonzero(rng.random(odds.shape) < 1 / (1 + np.exp(-odds)))
+    start = stays.start[k] + (rng.random(len(k)) * (stays.end - stays.start)[k]).astype(np.int64)
     order = np.sort(np.append(np.arange(len(k)), rng.choice(len(k), len(k) // 200)))
     k, drug, size = k[order], drug[order], len(order)
-    start = stays.start[k] + (rng.random(size) * (stays.end - stays.start)[k]).astype(np.int64)
-    start -= start % 3600
+    start = start[order] - start[order] % 3600
     absent = rng.random(size) < 0.005
     return {
         "subject_id": stays.subject[k],
