@@ -6,11 +6,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from dfdlib.data import Cohort, check_disjoint, eicu
+from dfdlib._leaks import audit_leaks
+from dfdlib.data import Cohort, check_disjoint, eicu, made_up
 from dfdlib.data._clinical_eicu import LAB_UNITS
 from dfdlib.data._tables import TABLES
+from dfdlib.data.ingest import ingest
 from dfdlib.data.tables import code_id
-from dfdlib.evaluation import out_of_fold, tabular
+from dfdlib.evaluation import out_of_fold, predict_proba, tabular
+from dfdlib.models import GRAPE, Classifier
+from dfdlib.models.series import SeriesTransformer
+from dfdlib.training import Stage, fit, load_model
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 DEMO, RAW = SHARED / "eicu_demo", SHARED / "eicu_demo_raw_subset"
@@ -321,6 +326,66 @@ def test_suppress_hides_small_counts_and_what_would_give_them_away():
     assert hidden["events"].tolist() == [40, pd.NA, pd.NA]
     large = flow.assign(excluded=[0, 30, 10], events=40)
     assert eicu.suppress(large)["rows"].tolist() == [120, 90, 86]
+
+
+# ---------------------------------------------------------------- made-up patients, all tables
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The raw files of 150 patients, and what is ingested of them."""
+    root = tmp_path_factory.mktemp("eicu")
+    needed = {name for part in eicu.MODALITIES.values() for name in part.tables}
+    made_up.write("eicu", root / "raw", n=150, seed=0, only=[
+        "patient", "hospital", "diagnosis", "treatment", "medication", "lab", "vitalAperiodic",
+        "apacheApsVar", "apachePredVar"])  # fmt: skip
+    ingest("eicu", root / "raw", root / "typed", tables=[*needed, "hospital"], threads=1)
+    return root
+
+
+EVERY = {"cut_hours": 24, "modalities": tuple(eicu.MODALITIES)}
+
+
+def test_raw_and_ingested_tables_give_the_same_cohort(made):
+    raw_files, typed = (eicu.load(made / folder, **EVERY) for folder in ("raw", "typed"))
+    same(raw_files, typed)
+    torch.testing.assert_close(raw_files.y, typed.y, equal_nan=True)
+    pd.testing.assert_frame_equal(raw_files.covariates, typed.covariates)
+    for name, levels in raw_files.groups.items():
+        np.testing.assert_array_equal(levels, typed.groups[name])
+    flow = eicu.flow(made / "typed", cut_hours=24)
+    pd.testing.assert_frame_equal(flow, eicu.flow(made / "raw", cut_hours=24))
+    assert len(typed) == flow["rows"].iloc[-1]
+    assert typed.observed.float().mean(dim=0).min() > 0.05
+
+
+def test_cuts_nest(made):
+    """What is known after 12 h is known after 24 h, of everybody who is still there."""
+    early, late = (eicu.load(made / "typed", cut_hours=cut) for cut in (12, 24))
+    assert len(late) < len(early)
+    for name, at in (("labs", 0), ("vitals", 0)):
+        times = late.x[name].values[:, at]
+        assert 12 < times.max() <= 24
+        assert early.x[name].values[:, at].max() <= 12
+
+
+def test_a_model_learns_from_all_kinds_and_scores_alike_after_loading(made, tmp_path):
+    train, test = eicu.load(made / "typed", **EVERY).split((0.7, 0.3), seed=0)
+    model = Classifier(
+        backbone=GRAPE(d=8),
+        schema=train.schema,
+        encoders={"vitals": SeriesTransformer(d=8, n_heads=2)},
+    )
+    run = fit(model, train, stages=[Stage(epochs=2)], seed=0)
+    run.save(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    p = predict_proba(again, test)
+    np.testing.assert_array_equal(p, predict_proba(run.model, test))
+    one = test.select([3])  # the next patient, alone
+    np.testing.assert_allclose(predict_proba(again, one), p[[3]], atol=1e-6)
+    assert audit_leaks(train, test, model=again, n_shuffles=3, n_boot=0).set_index("check").loc[
+        "scalers", "verdict"
+    ] == "ok"  # fmt: skip
 
 
 # ---------------------------------------------------------------- the open demo

@@ -4,9 +4,10 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 
-from dfdlib.data import mimic_iv
+from dfdlib.data import made_up, mimic_iv
 from dfdlib.data._clinical_notes import N_WORDS
 from dfdlib.data._tables import TABLES
+from dfdlib.data.ingest import ingest
 from dfdlib.data.tables import code_id
 from dfdlib.models.codes import CodeBag
 
@@ -210,6 +211,67 @@ def test_embeddings_of_notes_are_a_vector(tmp_path):
             cohort.x["notes"][[0, 3]].numpy(), table.set_index("hadm_id").loc[[11, 41]]
         )
         assert cohort.observed[:, 1].tolist() == [True, False, False, True, *[False] * 4]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The raw files of 300 made-up patients, and what is ingested of them."""
+    root = tmp_path_factory.mktemp("mimic_iv")
+    made_up.write("mimic_iv", root / "raw", n=300, seed=1)
+    ingest("mimic_iv", root / "raw", root / "typed", threads=1)
+    return root
+
+
+def test_made_up_counts_are_those_of_plain_pandas(made):
+    hosp = made / "raw" / "hosp"
+    people, t = (pd.read_csv(hosp / f"{name}.csv.gz") for name in ("patients", "admissions"))
+    t = t.merge(people, on="subject_id").sort_values(["subject_id", "admittime", "hadm_id"])
+    for name in ("admittime", "dischtime", "deathtime", "dod"):
+        t[name] = pd.to_datetime(t[name])
+    age = t["anchor_age"] + t["admittime"].dt.year - t["anchor_year"]
+    late = t["admittime"].dt.normalize() > t["dod"]
+    pairs = t[["subject_id", "hadm_id", "admittime"]].merge(
+        t[["subject_id", "hadm_id", "deathtime"]].dropna(), on="subject_id"
+    )
+    pairs = pairs[(pairs["hadm_id_x"] != pairs["hadm_id_y"])]
+    donors = pairs.loc[pairs["deathtime"] <= pairs["admittime"], "subject_id"]
+    donors = set(t.loc[late, "subject_id"]) | set(donors)
+    rules = [
+        pd.Series(True, t.index),
+        t["dischtime"].notna(),
+        t["dischtime"] - t["admittime"] <= pd.Timedelta(days=10),
+        age >= 18,
+        age <= 89,
+        t["hospital_expire_flag"] == 0,
+        ~t["subject_id"].isin(donors),
+    ]
+    dead = ((t["dod"] - t["dischtime"]).dt.days <= 90).astype(float)
+    after = (t.groupby("subject_id")["admittime"].shift(-1) - t["dischtime"]).dt.days
+    labels = {
+        ("mortality", "complete"): dead,
+        ("mortality", "published"): dead.where(t["dod"].notna() | (after > 90)),
+        ("readmission", "complete"): (after <= 15).astype(float),
+        ("readmission", "published"): (after <= 15).astype(float).where(after.notna()),
+    }
+    for (task, label), y in labels.items():
+        flow = mimic_iv.flow(made / "raw", task=task, label=label)
+        stay = pd.Series(True, t.index)
+        for rule, line in zip(rules, flow.itertuples(), strict=True):
+            stay &= rule
+            counted = (int(stay.sum()), t.loc[stay, "subject_id"].nunique(),
+                       int(y[stay].count()), int((y[stay] == 1).sum()))  # fmt: skip
+            assert (line.rows, line.patients, line.labelled, line.events) == counted, line.rule
+
+
+def test_raw_and_ingested_tables_give_the_same_cohort(made):
+    raw, typed = (mimic_iv.load(made / folder) for folder in ("raw", "typed"))
+    assert raw.names == ("demographics", "codes", "labs", "notes")
+    for name in raw.names[1:]:
+        torch.testing.assert_close(raw.x[name].values, typed.x[name].values, atol=0, rtol=0)
+        torch.testing.assert_close(raw.x[name].offsets, typed.x[name].offsets)
+    pd.testing.assert_frame_equal(raw.to_frame(), typed.to_frame())
+    torch.testing.assert_close(raw.y, typed.y)
+    assert raw.observed.float().mean(dim=0).min() > 0.5
 
 
 def test_refusals(tmp_path):
