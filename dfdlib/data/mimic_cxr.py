@@ -173,9 +173,9 @@ def load(
     table = pair(index, pairs)
     pixels = np.load(folder / "images.npy", mmap_mode="r")
     part_of = index.drop_duplicates("subject_id").set_index("subject_id")[split]
-    sides = {"frontal": table["frontal_row"], "lateral": table["lateral_row"]}
+    rows = {side: torch.tensor(table[f"{side}_row"].tolist()) for side in ("frontal", "lateral")}
     return Cohort(
-        x={side: Images(pixels, torch.from_numpy(rows.to_numpy())) for side, rows in sides.items()},
+        x={side: Images(pixels, of_side) for side, of_side in rows.items()},
         y=labels(index, table["study_id"], uncertain),
         task="multilabel",
         groups={
