@@ -149,7 +149,8 @@ class Loop:
         for step, whole in enumerate(self.train.batches(self.plan.batch_size, seed=order)):
             self.plain.advance((self.state.epoch + step / n_steps) / self.plan.epochs)
             batch = whole if world == 1 else whole.rows(torch.arange(rank, len(whole), world))
-            terms = self.model.loss(batch.to(self.fabric.device))
+            with self.fabric.autocast():  # on one device Fabric wraps forward alone, not `loss`
+                terms = self.model.loss(batch.to(self.fabric.device))
             self._check_finite(terms, step)
             # every process takes the mean over its own labels; put together, one mean over all
             share = self._share(batch, whole) * world if world > 1 else 1.0

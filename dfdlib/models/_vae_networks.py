@@ -36,7 +36,7 @@ class ImageEncoder(nn.Module):
         shapes = _halvings(size, width)
         layers: list[nn.Module] = []
         for before, after in pairwise(shapes):
-            layers += [nn.Conv2d(before[0], after[0], 4, 2, 1), nn.ReLU()]
+            layers += [nn.Conv2d(before[0], after[0], 4, 2, 1), nn.ReLU(inplace=True)]
             layers += [nn.Dropout2d(dropout)] if dropout else []
         channels, height, breadth = shapes[-1]
         self.layers = nn.Sequential(*layers)

@@ -13,7 +13,7 @@ from dfdlib.data import Batch, Cohort, Ragged
 from dfdlib.data._images import Images
 from dfdlib.data._validate import unknown
 from dfdlib.models import fusion
-from dfdlib.models._views import Seen, View
+from dfdlib.models._views import Seen, View, wide
 from dfdlib.models.method import Method
 
 
@@ -114,11 +114,12 @@ class ViewModel(Method):
                 seen[name] = view.read(values, flags)
                 encoded = self.encoders[name](seen[name].encoded)
                 self._check_encoded(name, encoded, len(seen[name].target))
+                encoded = tuple(wide(part) for part in encoded)
                 if whole:
                     mean, spread = encoded
                 else:
-                    mean = mean.index_put((there,), encoded[0].to(mean.dtype))
-                    spread = spread.index_put((there,), encoded[1].to(mean.dtype))
+                    mean = mean.index_put((there,), encoded[0])
+                    spread = spread.index_put((there,), encoded[1])
             means.append(mean)
             spreads.append(spread)
             masks.append(there)
@@ -240,7 +241,7 @@ class ViewModel(Method):
 
     def _expected(self, name: str, z: Tensor) -> Tensor:
         view: View = self.views[name]  # type: ignore[assignment]
-        return view.expected(self.decoders[name](z).float())
+        return view.expected(wide(self.decoders[name](z)))
 
     def _expected_under(self, name: str, joint: Posteriors) -> Tensor:
         """Mean over the components that each patient has of what their means decode to."""

@@ -16,6 +16,11 @@ _RANGE = {
 }
 
 
+def wide(x: Tensor) -> Tensor:
+    """Leave half precision, which densities and divergences do not bear."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class Seen(NamedTuple):
     """A view of a batch: what the likelihood is of, which entries count, what is encoded."""
 
@@ -129,7 +134,7 @@ class View(nn.Module):
 
     def log_likelihood(self, centre: Float[Tensor, "n ..."], seen: Seen) -> Float[Tensor, " n"]:
         r"""Logarithm of :math:`p(x_m \mid z)`, summed over the values that were observed."""
-        x, centre = seen.target, centre.float()
+        x, centre = seen.target, wide(centre)
         if self.likelihood == "laplace":
             terms = -(x - centre).abs() / self.scale - math.log(2 * self.scale)
         elif self.likelihood == "gaussian":

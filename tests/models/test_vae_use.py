@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
@@ -208,6 +209,22 @@ def test_labels_are_neither_needed_nor_read(fitted):
         predict_proba(fitted.model, discs(5))
     with pytest.raises(ValueError, match=r"no AUROC to select by. Pass select='val_loss'"):
         fit(quick(data), *data.split((0.5, 0.5)), select="val_auroc")
+
+
+def test_half_precision_reaches_networks_only():
+    data = discs(64)
+    runs = [
+        fit(
+            quick(data),
+            data,
+            stages=[Stage(epochs=3)],
+            batch_size=32,
+            fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
+        ).history["train_total"]
+        for precision in ("32-true", "bf16-mixed")
+    ]
+    assert not runs[0].equals(runs[1])
+    np.testing.assert_allclose(runs[1], runs[0], rtol=0.01)
 
 
 def test_supervised_methods_still_need_labels():
