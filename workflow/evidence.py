@@ -360,9 +360,17 @@ def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, Any]:
 
 
 def _summary(each: list[float]) -> dict[str, Any]:
-    """Values, mean and t interval, which is not adjusted."""
-    half = stats.t.isf(SETTINGS["alpha"] / 2, len(each) - 1) * stats.sem(each)
-    mean = float(np.mean(each))
+    """Values, mean and t interval, which is not adjusted; NaN is left out."""
+    known = [value for value in each if not np.isnan(value)]
+    if len(known) < 2:
+        return {
+            "each": each,
+            "mean": float(np.mean(known or [np.nan])),
+            "low": np.nan,
+            "high": np.nan,
+        }
+    half = stats.t.isf(SETTINGS["alpha"] / 2, len(known) - 1) * stats.sem(known)
+    mean = float(np.mean(known))
     return {"each": each, "mean": mean, "low": mean - half, "high": mean + half}
 
 
