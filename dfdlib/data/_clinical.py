@@ -24,16 +24,13 @@ class Extract:
         dataset: which data set.
         root: the folder that `dfdlib data ingest` wrote, or that of the raw files. They may lie in
             folders below, as MIMIC-IV ships them; table and column names are in either case.
-        connection: DuckDB, with its memory limit set.
 
     Raises:
         FileNotFoundError: the folder holds none of the tables.
     """
 
-    def __init__(
-        self, dataset: DatasetName, root: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
-        self.dataset, self.root, self.connection = dataset, root, connection
+    def __init__(self, dataset: DatasetName, root: Path) -> None:
+        self.dataset, self.root = dataset, root
         self.files = _files(dataset, root)
         if not self.files:
             source = SOURCES[dataset]
@@ -41,6 +38,7 @@ class Extract:
                 f"{root} holds no table of {source.title} (expected {_listed(TABLES[dataset])} as "
                 f".parquet, .csv or .csv.gz). Access is asked for at {source.page}"
             )
+        self.connection = duckdb.connect()
 
     def open(self, tables: Sequence[str], why: str) -> None:
         """Make views of some tables.
@@ -116,14 +114,15 @@ def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extra
         raise FileNotFoundError(
             f"{folder} is no folder. Pass the one that `dfdlib data ingest {dataset}` wrote"
         )
-    with TemporaryDirectory(prefix="dfdlib-") as spill, duckdb.connect() as connection:
+    extract = Extract(dataset, folder)
+    with TemporaryDirectory(prefix="dfdlib-") as spill, extract.connection as connection:
         connection.execute("SET temp_directory = ?", [spill])
         connection.execute("SET enable_progress_bar = false")
         try:
             connection.execute("SET memory_limit = ?", [memory])
         except duckdb.Error:
             raise ValueError(f"memory={memory!r} is no amount. Pass for example '4GB'") from None
-        yield Extract(dataset, folder, connection)
+        yield extract
 
 
 def _files(dataset: DatasetName, root: Path) -> dict[str, Path]:

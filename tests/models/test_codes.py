@@ -122,3 +122,14 @@ def test_refusals():
         CodeBag(d=4, pool="tf-idf")
     with pytest.raises(ValueError, match=r"min_count is 0\. Pass 1"):
         CodeBag(d=4, min_count=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pool", ["mean", "sum", "tfidf"])
+def test_tokens_on_a_gpu_are_those_of_the_cpu(pool):
+    encoder, rows = bag(pool=pool, min_count=2), Ragged.from_rows(ROWS)
+    expected = encoder(rows)
+    found = encoder.to("cuda")(rows.to("cuda"))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
+    encoder.fit(rows.to("cuda"))
+    assert encoder.words.is_cuda

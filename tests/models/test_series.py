@@ -176,3 +176,14 @@ def test_refusals():
         SeriesTransformer(d=8, n_heads=3)
     with pytest.raises(ValueError, match="max_rows is 0, so no row is read"):
         SeriesGRU(d=8, max_rows=0)
+
+
+@pytest.mark.gpu
+@both
+def test_tokens_on_a_gpu_are_those_of_the_cpu(kind):
+    encoder, rows = made(kind), series()
+    expected = encoder(rows)
+    found = encoder.to("cuda")(rows.to("cuda"))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
+    encoder.fit(rows.to("cuda"))
+    assert encoder.rows.mean.is_cuda
