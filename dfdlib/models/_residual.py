@@ -98,6 +98,8 @@ class ResidualEncoder(nn.Module):
 class ResidualDecoder(nn.Module):
     """Residual decoder: one pixel, six residual blocks, a transposed convolution; see the encoder.
 
+    That its blocks are those of the encoder with transposed convolutions is our reading.
+
     Shapes:
         (n, d) -> (n, channels, 224, 224)
     """

@@ -76,9 +76,9 @@ class ImageDecoder(nn.Module):
         layers: list[nn.Module] = []
         for before, after in pairwise(shapes[:-1]):
             odd = (after[1] - 2 * before[1], after[2] - 2 * before[2])
-            layers += [nn.ReLU(), *([nn.Dropout2d(dropout)] if dropout else [])]
+            layers += [nn.ReLU(inplace=True), *([nn.Dropout2d(dropout)] if dropout else [])]
             layers += [nn.ConvTranspose2d(before[0], after[0], 4, 2, 1, output_padding=odd)]
-        layers += [nn.ReLU(), *([nn.Dropout2d(dropout)] if dropout else [])]
+        layers += [nn.ReLU(inplace=True), *([nn.Dropout2d(dropout)] if dropout else [])]
         self.layers = nn.Sequential(*layers)
         self.patch = nn.Linear(shapes[-2][0], 4 * shapes[-1][0])
         self.to(memory_format=channels_last)  # type: ignore[call-overload]

@@ -13,6 +13,7 @@ from dfdlib.data import Batch, Cohort, Ragged
 from dfdlib.data._images import Images
 from dfdlib.data._validate import unknown
 from dfdlib.models import fusion
+from dfdlib.models._gaussian import steady_noise
 from dfdlib.models._views import Seen, View, wide
 from dfdlib.models.method import Method
 
@@ -218,22 +219,20 @@ class ViewModel(Method):
         Args:
             batch: patients.
             n: draws of each.
-            seed: of the draws; a patient's depend on its place in the batch.
+            seed: of the draws; a patient's depend on it and the row in the cohort alone.
 
         Shapes:
             n draws of k patients -> (n, k, ...) by view
         """
-        generator = torch.Generator().manual_seed(seed)
+        d = self.d_latent
         with _evaluating(self):
             q, _ = self.encode(batch)
             joint = self.components(q)
-            shape = (n, len(batch), self.d_latent)
-            noise = torch.randn(shape, generator=generator).to(q.mean.device)
-            place = torch.rand(shape[:2], generator=generator).to(q.mean.device)
             draws = []
-            for eps, u in zip(noise, place, strict=True):
-                mean, log_variance = fusion.pick(*joint, u)
-                draws.append(self.decode(mean + eps * (0.5 * log_variance).exp()))
+            for k in range(n):
+                noise = steady_noise(batch.index, (f"{seed}, draw {k}",), d + 1)[:, 0]
+                mean, log_variance = fusion.pick(*joint, torch.special.ndtr(noise[:, d]))
+                draws.append(self.decode(mean + noise[:, :d] * (0.5 * log_variance).exp()))
         return {name: torch.stack([draw[name] for draw in draws]) for name in self.schema.names}
 
     def _views(self) -> Iterable[tuple[str, View]]:

@@ -65,8 +65,8 @@ class MultimodalVAE(ViewModel):
         balance: whether small views count as much as the largest: times d_max / d_m.
         kl_times: whether the joint models count their divergence M times ("views", as in the
             public code) or "once".
-        prior_expert: whether N(0, I) is a factor of products: of "none", of "all", or "full", of
-            that of all views.
+        prior_expert: whether N(0, I) is a factor of products: of "none", of "all", or, of "mopoe",
+            only of that of all views ("full").
         experts: in training, of mixtures: each patient gets one component, in equal shares of a
             batch ("split"), or "all" of them.
         average: of "avg": "variance" (the code) or "deviation" (the paper).
@@ -76,8 +76,10 @@ class MultimodalVAE(ViewModel):
         network: of images: "small", "residual" (224 by 224 only), or "auto": by their size.
         width: channels of the first layer for images; None takes 16, or 64 if residual.
         dropout: in encoders and decoders; None takes 0, or 0.5 if residual.
-        encoders: modules `forward(x) -> (mean, log_variance)` in the place of the default ones.
-        decoders: modules `forward(z)` in the place of the default ones.
+        encoders: modules `forward(x) -> (mean, log_variance)` in the place of the default ones. x
+            is an image, or a vector of standardised values followed by what of them was observed.
+        decoders: modules `forward(z)` in the place of the default ones: the centre of a Laplace or
+            Gaussian, the logit of a Bernoulli, the logarithm of a Poisson likelihood.
 
     Raises:
         ValueError: for an option that does not exist, a number that means nothing, or a view that
@@ -214,6 +216,7 @@ class MultimodalVAE(ViewModel):
         if self.prior == "independent":
             return (q.observed * fusion.kl_standard(q.mean, q.log_variance)).sum(1)
         alpha = self.alpha
+        # DIFF: the public code validates at the current weight, which makes epochs incomparable
         if self.training:
             alpha = options.prior_weight(
                 self.done, alpha=alpha, annealing=self.annealing, annealed=self.annealed

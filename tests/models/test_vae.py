@@ -299,6 +299,16 @@ def test_a_patient_without_the_view_adds_nothing_to_its_gradient():
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_process_that_gets_nobody_touches_every_weight(prior):
+    data = three_views()
+    model = make(data, prior=prior, regulariser="mixture").train()
+    loss = model.loss(next(data.batches(40)).rows(torch.arange(0)))["total"]
+    loss.backward()
+    assert float(loss) == 0
+    assert all((p.grad == 0).all() for p in model.parameters())
+
+
 # ---------------------------------------------------------------- options
 
 

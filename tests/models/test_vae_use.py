@@ -101,6 +101,8 @@ def test_generated_pictures_are_of_the_patient(fitted):
     again = fitted.model.generate(batch, n=8, seed=1)
     assert torch.equal(drawn["front"], again["front"])
     assert not torch.equal(drawn["front"][0], drawn["front"][1])
+    turned = fitted.model.generate(batch.rows(torch.arange(49, -1, -1)), n=8, seed=1)
+    torch.testing.assert_close(turned["front"].flip(1), drawn["front"])
     own = (drawn["front"] - data.x["front"]).square().mean()
     other = (drawn["front"] - data.x["front"].roll(1, 0)).square().mean()
     assert own < other / 3
@@ -356,3 +358,23 @@ def test_an_encoder_of_another_width():
     model = quick(data, encoders={"place": other.encoders["place"]})
     with pytest.raises(ValueError, match=r"the encoder of 'place' gives .*Make it with d=4"):
         model.embed(next(data.batches(10)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("prior", PRIORS)
+def test_on_a_gpu_it_says_the_same_as_on_the_cpu(prior):
+    data = discs(64, holes=0.3)
+    model = quick(data, prior=prior, regulariser="mixture").eval()
+    model.prepare(data)
+    batch = next(data.batches(64))
+    with torch.no_grad():
+        expected, features = model.loss(batch), model.embed(batch)
+        model.cuda()
+        moved = batch.to("cuda")
+        for name, value in model.loss(moved).items():
+            torch.testing.assert_close(value.cpu(), expected[name], atol=1e-2, rtol=1e-3)
+        for name, value in model.embed(moved).items():
+            torch.testing.assert_close(value.cpu(), features[name], atol=1e-2, rtol=1e-2)
+    assert model.generate(moved, n=2)["side"].is_cuda
+    fit(model, data, stages=[Stage(epochs=2)], batch_size=32)
+    assert next(model.parameters()).is_cuda
