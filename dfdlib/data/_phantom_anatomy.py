@@ -53,7 +53,7 @@ class Thorax:
 
     def __init__(self, draws: Draws, female: np.ndarray) -> None:
         d = self.draws = draws
-        n = self.n = len(female)
+        self.n = len(female)
         self.female = female
         self.tall, self.wide, self.deep = d.normal(1, 0.05), d.normal(1, 0.055), d.normal(1, 0.07)
         self.wide = self.wide * (1 - 0.05 * female)
@@ -113,7 +113,7 @@ class Thorax:
         y = SPINE_Y(s) * per_row(self.deep) + per_row(self.kyphosis) * torch.cos(s / 8)
         a = _SPINE_A(s)
         # thirteen levels in view, lower ones taller
-        level = (s + 18) / 2.55 - ((s + 18) / 36) ** 2 * -1.2
+        level = (s + 18) / 2.55 + 1.2 * ((s + 18) / 36) ** 2
         disc = torch.cos(2 * torch.pi * level).clamp(min=0.45).sub(0.45) / 0.55
         return Tube(x, y, a, 0.92 * a), 0.10 - 0.065 * disc
 

@@ -84,3 +84,8 @@ def _about(axis: int, angle: Tensor) -> Tensor:
 def per_row(values: np.ndarray) -> Tensor:
     """One number per patient as a column, to meet the rows of a picture."""
     return torch.from_numpy(values.astype(np.float32))[:, None]
+
+
+def per_image(values: np.ndarray) -> Tensor:
+    """One number per patient, to meet the pixels of a picture."""
+    return per_row(values)[:, :, None]

@@ -32,11 +32,10 @@ class Disease:
 
     def __init__(self, thorax: Thorax, nodes: pd.DataFrame) -> None:
         self.thorax, self.draws, self.n = thorax, thorax.draws, len(nodes)
-        column = {name: nodes[name].to_numpy(float) for name in nodes}
-        self.present = column
+        self.present = {name: nodes[name].to_numpy(float) for name in nodes}
         self.severity = {
             name.removeprefix("severity_"): value
-            for name, value in column.items()
+            for name, value in self.present.items()
             if name.startswith("severity_")
         }
         self.truth: dict[str, np.ndarray] = {}
@@ -75,11 +74,12 @@ class Disease:
                 (0, sign * 0.2, 0), 0.02 * s["edema"],
             )  # fmt: skip
         base = np.where(self.flat_side < 0, t.base("right"), t.base("left"))
+        density = (0.03 + 0.06 * s["atelectasis"]) * self.present["atelectasis"]
         for lift in (1.6, 3.6):
             self.parts.add(
                 (self.flat_side * 7.4 * t.wide, d.normal(1.5, 1.5), base + d.normal(lift, 0.6)),
                 (3.6 + 1.2 * s["atelectasis"], 3.6, 0.5), (d.normal(0, 0.15), d.normal(0, 0.25), 0),
-                (0.03 + 0.06 * s["atelectasis"]) * (s["atelectasis"] > 0) * (1 if lift < 2 else d.chance(0.6)),
+                density * (1 if lift < 2 else d.chance(0.6)),
             )  # fmt: skip
 
     def _lesion(self) -> None:
@@ -97,7 +97,7 @@ class Disease:
             for right, left in zip(lung["right"], lung["left"], strict=True)
         )
         x, y = x + a * out * np.cos(turn) + 0.9 * side * (behind == 0), y + b * out * np.sin(turn)
-        x = np.where(behind == 1, d.uniform(2.2, 4.6) * t.wide, x)
+        x = np.where(behind == 1, d.uniform(1.6, 3.8) * t.wide, x)
         y = np.where(behind == 1, d.uniform(3.6, 5.6), y)
         self.parts.add((x, y, z), (radius, radius, radius), density=0.155 * (s > 0))
         there = s > 0
@@ -161,11 +161,8 @@ class Disease:
         add((-0.6, -1.6, 3.6), (0.2, 0.2, 6.0), (0, 0.12, 0), METAL * pacer)
         add((1.6, -3.0, -4.6), (4.0, 0.2, 0.2), (0, 0.5, 0.3), METAL * pacer)
         for k in range(4):
-            add(
-                (d.normal(0, 0.2), -10.2 * t.deep, 7.0 - 3.2 * k),
-                (0.9, 0.25, 0.35),
-                density=1.4 * wires,
-            )
+            wire = (d.normal(0, 0.2), -10.2 * t.deep, 7.0 - 3.2 * k)
+            add(wire, (0.9, 0.25, 0.35), density=1.4 * wires)
         for usual_x, usual_z in ((-8.5, 8.0), (8.5, 7.0), (9.5, -6.5)):
             x, z = d.normal(usual_x, 0.7), d.normal(usual_z, 0.7)
             add((x, -11.0 * t.deep, z), (0.75, 0.3, 0.75), density=1.2 * leads)

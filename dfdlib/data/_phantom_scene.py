@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfdlib.data._phantom_anatomy import SIDES, TISSUE, Thorax
+from dfdlib.data._phantom_bodies import per_image, per_row
 from dfdlib.data._phantom_findings import Disease
 from dfdlib.data._phantom_parts import ribs
 from dfdlib.data._phantom_projection import Box, Interval, Pose, Shadows, crossed, splat
@@ -13,8 +14,9 @@ from dfdlib.data._phantom_tubes import Strip, Tube
 
 # Share of tissue that air displaces.
 AIR = 0.985
-# Ribs end in front, where cartilage begins: depth (cm) by rib, and width of the border.
+# Ribs end in front, where cartilage begins: depth (cm) of the first, and width of the border.
 CARTILAGE, BORDER = -6.2, 0.8
+# The most that a ray runs within a rib (cm): ribs twist.
 RUN = 1.5
 
 
@@ -60,7 +62,6 @@ class Scene:
             if pose.view == 1:
                 at = pose.u[box.left : box.right] - pose.shift[:, :1]
                 ring *= torch.sigmoid((at - front) / (BORDER / 2))[:, None]
-            # ribs twist: no ray stays within one for long
             ring.clamp_(max=RUN)
             box.of(image).add_(ring.mul_(disc.density[:, None, None]))
 
@@ -71,12 +72,12 @@ class Scene:
         box = lung.box(pose)
         everyone = torch.arange(thorax.n)
         carve = (cut, dome, middle, pose, box)
-        tissue = _scalar(thorax.parenchyma)
+        tissue = per_image(thorax.parenchyma)
         air = _bare(lung.crossed(pose, box), everyone, *carve)
         change = (tissue - AIR * TISSUE) * air
         rows = torch.from_numpy(np.flatnonzero(disease.collapse[side]))
         if len(rows):
-            share = _scalar(disease.collapse[side])[rows]
+            share = per_image(disease.collapse[side])[rows]
             small = _shrunk(thorax, side, share, z, pose, rows)
             left = _bare(small.crossed(pose, box), rows, *carve)
             change[rows] += tissue[rows] * (left * (1 + 1.2 * share) - air[rows])
@@ -139,10 +140,6 @@ def _fluid(level: np.ndarray, side: str, pose: Pose, rows: Tensor, box: Box) -> 
         rise = 1.3 * ((u * SIDES[side] - 7.0) / 5.5).square()
     else:
         rise = 1.1 * (u / 8.0).square()
-    top = torch.from_numpy(level.astype(np.float32))[rows, None] + rise
+    top = per_row(level)[rows] + rise
     z = pose.height[rows, box.top : box.bottom, None]
     return torch.sigmoid((top[:, None, :] - z) / 0.3)
-
-
-def _scalar(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))[:, None, None]

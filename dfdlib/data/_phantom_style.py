@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dfdlib.data._phantom_anatomy import Draws
-from dfdlib.data._phantom_projection import Pose
+from dfdlib.data._phantom_bodies import Draws, per_image, per_row
+from dfdlib.data._phantom_projection import FIELD, Pose
 
 # Attenuation by view relative to the densities: the lateral view is taken with a harder beam.
 BEAM = (0.62, 0.47)
@@ -14,6 +14,8 @@ BEAM = (0.62, 0.47)
 PHOTONS = 5.0e4
 # Scatter relative to the primary beam, and the width of its blur as a share of the side.
 SCATTER, SPREAD = 0.35, 0.09
+# How far white lies above what is dense, by view, as a share of the window.
+HEADROOM = (0.28, 0.38)
 # Film values below this show no patient.
 BARE = 0.35
 
@@ -22,16 +24,14 @@ def pose(draws: Draws, view: int, size: int) -> Pose:
     """Stand a patient before the detector, more or less straight."""
     lean = draws.normal(0, 0.035)
     turn = draws.normal(0, 0.07)
-    shift = np.stack([draws.normal(0, 0.5), draws.normal(-0.4, 0.6)], 1)
-    if view == 1:
-        shift[:, 0] += 0.2
+    across, up = draws.normal(0.2 * view, 0.5), draws.normal(-0.4, 0.6)
     return Pose(
         view=view,
         size=size,
-        turn=_tensor(turn),
-        lean=_tensor(lean),
-        magnification=_tensor(draws.normal(1.0, 0.035)),
-        shift=_tensor(shift),
+        turn=per_row(turn)[:, 0],
+        lean=per_row(lean)[:, 0],
+        magnification=per_row(draws.normal(1.0, 0.035))[:, 0],
+        shift=torch.cat([per_row(across), per_row(up)], 1),
     )
 
 
@@ -52,21 +52,21 @@ def expose(
         noise: A stream of its own, so that fewer patients begin alike.
     """
     n, size, _ = integrals.shape
-    soft = _image(scanner)
-    transmitted = (integrals * (-BEAM[view] * _image(draws.normal(1, 0.03)))).exp_()
+    soft = per_image(scanner)
+    transmitted = (integrals * (-BEAM[view] * per_image(draws.normal(1, 0.03)))).exp_()
     blur = _blur(size, SPREAD)
     scatter = blur @ transmitted @ blur.T
-    light = transmitted + _image(draws.normal(SCATTER, 0.05)) * (1 + 0.4 * soft) * scatter
-    dose = PHOTONS * (36.0 / size) ** 2 * _image(np.exp(draws.normal(0, 0.35)))
+    light = transmitted + per_image(draws.normal(SCATTER, 0.05)) * (1 + 0.4 * soft) * scatter
+    dose = PHOTONS * (FIELD / size) ** 2 * per_image(np.exp(draws.normal(0, 0.35)))
     grain = torch.from_numpy(noise.standard_normal((n, size, size), dtype=np.float32))
     light += grain * (light / (dose * (1 - 0.5 * soft))).sqrt()
     film = -light.clamp_(min=1e-4).log_()
     film = torch.lerp(film, _sharpened(film), 0.4 - soft * 0.6)
     low, high = _window(film)
-    low = low + _image(draws.normal(-0.22, 0.05)) * (high - low)
-    high = high + _image(draws.normal(0.30, 0.06)) * (high - low)
+    low = low + per_image(draws.normal(-0.22, 0.05)) * (high - low)
+    high = high + per_image(draws.normal(HEADROOM[view], 0.06)) * (high - low)
     x = (film - low) / (high - low)
-    x = _film_curve(x, 4.2 * _image(draws.normal(1, 0.06)) * (1 - 0.14 * soft))
+    x = _film_curve(x, 4.2 * per_image(draws.normal(1, 0.06)) * (1 - 0.14 * soft))
     x = x * (1 - 0.10 * soft) + 0.07 * soft
     return _mark(x.clamp_(0, 1), scanner)
 
@@ -109,11 +109,3 @@ def _mark(x: Tensor, scanner: np.ndarray) -> Tensor:
     rows = torch.from_numpy(np.flatnonzero(scanner))
     x[rows, size // 16 : size // 16 + 2 * k, size // 24 : size // 24 + k] = 0.9
     return x
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
-
-
-def _image(values: np.ndarray) -> Tensor:
-    return _tensor(np.asarray(values))[:, None, None]

@@ -58,7 +58,7 @@ def load(
 ) -> Cohort:
     r"""Draw a cohort of chest X-rays, two views each.
 
-    A thorax is about 150 ellipsoids and tubes with random anatomy. The line integral of attenuation
+    A thorax is about 130 ellipsoids and tubes with random anatomy. The line integral of attenuation
     through each is the length of a chord, in closed form; lungs are cut by heart, mediastinum and
     diaphragm, ribs out of discs, by exact operations on intervals. Then, by Beer and Lambert,
 
