@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from dfdlib.data import _cxr_convert, check_disjoint, mimic_cxr
+from dfdlib.data import _cxr_convert, check_disjoint, made_up, mimic_cxr
 from dfdlib.data._images import Images
 
 LABELS = [
@@ -372,3 +372,33 @@ def test_tables_without_a_pair_are_refused(root):
 def test_the_manifest_says_what_was_converted(converted):
     card = json.loads((converted / "dfdlib-16" / "conversion.json").read_text())
     assert (card["size"], card["images"]) == (16, 57)
+
+
+def test_made_up_studies_convert_and_load(tmp_path):
+    """Against pandas on the files: pairs per study, labels, parts, and two of the images."""
+    root = made_up.write("mimic_cxr", tmp_path, n=40, seed=3, pixels=20)
+    out = mimic_cxr.convert(root, size=16)
+    cohort = mimic_cxr.load(root, size=16, split="official", uncertain="ignore")
+    bad = set(pd.read_csv(out / "unreadable.csv")["dicom_id"])
+    metadata, chexpert, split = (
+        pd.read_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz")
+        for name in ("metadata", "chexpert", "split")
+    )
+    side = metadata["ViewPosition"].map({"AP": 0, "PA": 0, "LL": 1, "LATERAL": 1})
+    good = metadata[~metadata["dicom_id"].isin(bad)].assign(side=side).dropna(subset="side")
+    views = good.groupby(["study_id", "side"]).size().unstack(fill_value=0)
+    pairs = (views[0] * views[1])[views.index.isin(chexpert["study_id"])]
+    counts = pd.Series(cohort.groups["study"]).value_counts().sort_index()
+    assert counts.to_dict() == pairs[pairs > 0].to_dict()
+    assert len(cohort) > 30
+    given = chexpert.set_index("study_id").loc[cohort.groups["study"], LABELS].to_numpy()
+    expected = np.where(np.isnan(given), 0, np.where(given == -1, np.nan, given))
+    np.testing.assert_array_equal(cohort.y, expected)
+    part_of = split.drop_duplicates("subject_id").set_index("subject_id")["split"]
+    assert (cohort.groups["split"] == part_of.loc[cohort.groups["patient"]]).all()
+    names = names_of(cohort, out)[1]
+    for row in (0, len(cohort) - 1):
+        with Image.open(next((root / "files").rglob(f"{names[row]}.jpg"))) as image:
+            expected = torch.from_numpy(_cxr_convert.square(image, 16) / 255).float()
+        batch = next(cohort.select([row]).batches(1))
+        assert torch.equal(batch.x["lateral"][0, 0], expected)
