@@ -55,7 +55,7 @@ class Extract:
             if table not in self.files:
                 raise FileNotFoundError(
                     f"{self.root} has no table {table!r}, which {why} needs (there are: "
-                    f"{_listed(self.files)}). Copy it there, or leave that out"
+                    f"{_listed(self.files)}). Copy it there, or leave that out of modalities="
                 )
             file, declared = self.files[table], TABLES[self.dataset][table]
             source = _source(file)

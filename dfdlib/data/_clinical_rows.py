@@ -54,7 +54,8 @@ def _codes(extract: Extract, modality: Codes, n: int) -> Ragged:
         for event in modality.events
     )
     extract.run(
-        f"CREATE OR REPLACE TEMP TABLE event AS SELECT * FROM ({events}) WHERE word IS NOT NULL"
+        f"CREATE OR REPLACE TEMP TABLE event AS SELECT * FROM ({events}) "
+        "WHERE t IS NOT NULL AND word IS NOT NULL"
     )
     words = pd.DataFrame(extract.fetch("SELECT DISTINCT word FROM event"))
     words["code"] = np.array([code_id(word) for word in words["word"]], dtype=np.int64)
@@ -72,8 +73,8 @@ def _series(extract: Extract, modality: Series, n: int) -> Ragged:
     extract.register("item", names.astype({"name": object, "flag": "int32"}))
     found = extract.fetch(
         f"SELECT * FROM (SELECT DISTINCT u.position, {event.time} AS t, {event.value} AS value, "
-        f"{event.flag} AS flag {_from(event)}) WHERE isfinite(value) AND flag IS NOT NULL "
-        "ORDER BY position, t, flag, value"
+        f"{event.flag} AS flag {_from(event)}) WHERE t IS NOT NULL AND isfinite(value) "
+        "AND flag IS NOT NULL ORDER BY position, t, flag, value"
     )
     columns = [found[name].astype(np.float32) for name in ("t", "value", "flag")]
     return ragged(found["position"], np.column_stack(columns), n)

@@ -60,7 +60,8 @@ EVENTS = {
     ),
     "medication": pd.DataFrame(
         [(11, 5, 6, "ASPIRIN", "No"), (11, 5, 721, "starts late", "No"),
-         (11, 721, 6, "ordered late", "No"), (52, 5, 6, "aspirin", "Yes"), (52, 5, 6, None, "No")],
+         (11, 721, 6, "ordered late", "No"), (52, 5, 6, "aspirin", "Yes"), (52, 5, 6, None, "No"),
+         (52, 5, None, "ordered, never begun", "No")],
         columns=["patientunitstayid", "drugorderoffset", "drugstartoffset", "drugname",
                  "drugordercancelled"],
     ),
@@ -68,7 +69,7 @@ EVENTS = {
         [(11, -60, -30, "sodium", "141"), (11, 700, 720, "pH", "7.4"), (11, 700, 721, "pH", "7.1"),
          (11, 690, None, "sodium", "<120"), (11, 690, None, "sodium", "133"),
          (11, 690, None, "sodium", "133"), (11, 5, 5, "no such test", "1"),
-         (12, 721, 722, "pH", "7")],
+         (12, 721, 722, "pH", "7"), (11, None, 5, "pH", "7.2")],
         columns=["patientunitstayid", "labresultoffset", "labresultrevisedoffset", "labname",
                  "labresult"],
     ),
