@@ -31,7 +31,8 @@ def test_values_are_those_of_a_loop():
     assert set(flat.schema.kinds.values()) == {"vector"}
     expected = {
         "3 last": [130, 120, NAN, NAN], "3 min": [130, 120, NAN, NAN],
-        "3 max": [140, 150, NAN, NAN], "3 count": [2, 2, NAN, 0], "8 last": [7.1, NAN, NAN, NAN], "8 count": [1, 0, NAN, 0],
+        "3 max": [140, 150, NAN, NAN], "3 count": [2, 2, NAN, 0],
+        "8 last": [7.1, NAN, NAN, NAN], "8 count": [1, 0, NAN, 0],
         "5 last": [NAN, NAN, NAN, 1], "5 count": [0, 0, NAN, 1],
     }  # fmt: skip
     for name, column in expected.items():
