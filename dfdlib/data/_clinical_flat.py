@@ -28,9 +28,9 @@ def flatten(train: Cohort, *others: Cohort, max_columns: int = 200) -> tuple[Coh
         The same cohorts, in this order, with the same names, labels and groups.
 
     Example:
-        >>> cohort = Cohort(x={"dx": [[7, 7, 9], [9], []]}, y=[1, 0, 1])
+        >>> cohort = Cohort(x={"dx": [[7, 7, 9], [9], []], "age": np.array([50.0, 60, 70])})
         >>> (flat,) = flatten(cohort)
-        >>> flat.to_frame().to_numpy().tolist()
+        >>> flat.to_frame()[["dx.7 count", "dx.9 count"]].to_numpy().tolist()
         [[2.0, 1.0], [0.0, 1.0], [nan, nan]]
     """
     words = {
