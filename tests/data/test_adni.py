@@ -116,7 +116,7 @@ def test_as_published_the_same_person_is_on_both_sides(root):
 
 
 def test_parts_share_no_person(tmp_path):
-    root = made_up.write("adni", tmp_path, n=60, seed=0)
+    root = made_up.write("adni", tmp_path, n=30, seed=0)
     parts = adni.load(root).split((0.6, 0.2, 0.2))
     people = [set(part.groups["patient"].tolist()) for part in parts]
     assert not people[0] & people[1] | people[1] & people[2] | people[0] & people[2]
@@ -124,7 +124,7 @@ def test_parts_share_no_person(tmp_path):
 
 def test_made_up_visits_have_the_sizes_of_the_real_ones(tmp_path):
     """310, 227 and 228 columns, MRI 620 as published; all cells are those of the file."""
-    root = made_up.write("adni", tmp_path, n=150, seed=0)
+    root = made_up.write("adni", tmp_path, n=80, seed=0)
     sizes = [adni.load(root).schema.sizes[name] for name in ("mri", "av45", "dti")]
     assert sizes == [(310,), (227,), (228,)]
     assert adni.load(root, as_published=True).schema.sizes["mri"] == (620,)

@@ -542,7 +542,7 @@ def test_an_amount_of_memory_that_is_none_is_refused(folder):
 
 
 def test_a_limit_on_memory_is_kept_or_told(folder):
-    n = 200_000
+    n = 100_000
     block = "007,2031-03-01 10:30,spo2,1\n" * 10_000
     with (folder / "vitals.csv").open("a", encoding="utf-8") as file:
         for _ in range(n // 10_000):
