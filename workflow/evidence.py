@@ -2,7 +2,8 @@ r"""DFD, the evidence: every experiment that evidence.yaml declares.
 
     python workflow/evidence.py run --experiment ablations --data confounded-linear \
         --backbone GRAPE --seed 0 --out runs/evidence/a.json
-    python workflow/evidence.py collect runs/evidence/*.json --out results/evidence
+    python workflow/evidence.py collect runs/evidence/*.json runs/main-table/*.json \
+        --out results/dfd-evidence
 
 `run` trains all methods of an experiment on one data set and backbone with one seed, and keeps
 what was measured; `--methods` takes some of them, `--scale paper` the paper's epochs. `collect`
@@ -25,10 +26,11 @@ import torch
 import yaml
 from evidence_measures import Watched, audited, measure, planes
 from gate import intervals
-from scipy import stats
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from dfdlib import models
+from dfdlib._bootstrap import METRICS, WeightedMetrics
 from dfdlib._results import _versions
 from dfdlib.data import Cohort
 from dfdlib.evaluation import write_result
@@ -175,7 +177,8 @@ def run(
 
 def collect(files: list[Path], out: Path) -> None:
     """Write a result per claim × data set × method of the experiments whose runs are given."""
-    records = _merged([json.loads(file.read_text("utf-8")) for file in files])
+    found = [json.loads(file.read_text("utf-8")) for file in files]
+    records = _merged([r for r in found if "experiment" in r] + _from_main_table(found))
     for experiment in sorted({record["experiment"] for record in records}):
         own = [record for record in records if record["experiment"] == experiment]
         for data, (backbone, methods) in product(
@@ -193,6 +196,45 @@ def collect(files: list[Path], out: Path) -> None:
             for backbone in EXPERIMENTS[experiment]["backbones"]:
                 if answer.get("only", backbone) == backbone:
                     _answer(out, experiment, claim, answer, backbone, own)
+
+
+def _from_main_table(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Read main_table.py's runs as those of the experiments that are `from` there."""
+    records = []
+    for name, given in EXPERIMENTS.items():
+        if given.get("from") != "main-table":
+            continue
+        for run in found:
+            data, backbone = run.get("preset"), run.get("backbone")
+            if data not in given["data"] or backbone not in given["backbones"]:
+                continue
+            if run["n"] != SETTINGS["n"]:
+                continue
+            methods: dict[str, dict[str, Any]] = {}
+            for method in given["backbones"][backbone]:
+                there = given["names"].get(method, method)
+                lines = {
+                    line.partition(": ")[2] or "own": by_world
+                    for line, by_world in run["scores"].items()
+                    if line.partition(": ")[0] == there
+                }
+                numbers = {
+                    f"auroc {rule} {world}": value
+                    for rule, by_world in lines.items()
+                    for world, value in by_world.items()
+                }
+                numbers |= {f"drop {r}": by["id"] - by["shifted"] for r, by in lines.items()}
+                if lines:
+                    methods[method] = {"numbers": numbers}
+            if methods:
+                bounds = {f"auroc oracle {w}": v for w, v in run["scores"]["oracle"].items()}
+                records.append(
+                    {
+                        "experiment": name, "data": data, "backbone": backbone, "seed": run["seed"],
+                        "scale": "small", "bounds": bounds, "methods": methods, "versions": {},
+                    }
+                )  # fmt: skip
+    return records
 
 
 def _merged(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -255,7 +297,7 @@ def _values(runs: list[dict[str, Any]], method: str, number: str) -> list[float]
     return [run["methods"][method]["numbers"][number] for run in runs]
 
 
-def _patients(runs: list[dict[str, Any]], pair: list[Any], draws: int = 200) -> float:
+def _patients(runs: list[dict[str, Any]], pair: list[Any], draws: int = 300) -> float:
     """Standard error of the difference that comes of the patients: they are drawn anew.
 
     Only of what is an AUROC or a drop between two: of the other numbers nothing is added.
@@ -265,34 +307,32 @@ def _patients(runs: list[dict[str, Any]], pair: list[Any], draws: int = 200) -> 
         return 0.0
     rng = np.random.default_rng(0)
     n_there = len(runs[0]["labels"]["shifted"])
-    found = []
-    for _ in range(draws):
-        there = rng.multinomial(n_there, np.full(n_there, 1 / n_there))
-        values = []
-        for position, run in enumerate(runs):
-            n_here = len(run["labels"]["id"])
-            here = rng.multinomial(n_here, np.full(n_here, 1 / n_here))
-            weight = {"id": here, "shifted": there}
-            sides = [
-                _score(side[position], method, word, weight)
-                for (side, method, _), word in zip(pair, words, strict=True)
-            ]
-            values.append(sides[0] - sides[1])
-        found.append(np.mean(values))
-    return float(np.nanstd(found))
+    there = rng.multinomial(n_there, np.full(n_there, 1 / n_there), size=draws)
+    total = np.zeros(draws)
+    for position, run in enumerate(runs):
+        n_here = len(run["labels"]["id"])
+        weights = {
+            "shifted": there,
+            "id": rng.multinomial(n_here, np.full(n_here, 1 / n_here), size=draws),
+        }
+        first, second = (
+            _redrawn(side[position], method, word, weights)
+            for (side, method, _), word in zip(pair, words, strict=True)
+        )
+        total += first - second
+    return float(np.nanstd(total / len(runs)))
 
 
-def _score(
-    run: dict[str, Any], method: str, words: list[str], weight: dict[str, np.ndarray]
-) -> float:
-    """AUROC (or the drop of it) of a rule with weighted patients."""
+def _redrawn(
+    run: dict[str, Any], method: str, words: list[str], weights: dict[str, np.ndarray]
+) -> np.ndarray:
+    """AUROC (or the drop of it) of a rule on each draw of patients."""
 
-    def auroc(world: str) -> float:
-        y, w = np.array(run["labels"][world]), weight[world]
-        if len(np.unique(y[w > 0])) < 2:
-            return float("nan")
-        score = run["methods"][method]["scores"][world][words[1]]
-        return float(roc_auc_score(y, score, sample_weight=w))
+    def auroc(world: str) -> np.ndarray:
+        score = expit(np.array(run["methods"][method]["scores"][world][words[1]]))
+        y = np.array(run["labels"][world], dtype=float)
+        metrics = WeightedMetrics(y, np.column_stack([1 - score, score]), task="binary")
+        return metrics.replicates(weights[world].astype(float))[:, METRICS.index("auroc")]
 
     return auroc("id") - auroc("shifted") if words[0] == "drop" else auroc(words[2])
 
@@ -353,25 +393,15 @@ def _write(
     )  # fmt: skip
 
 
-def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, Any]:
+def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, list[float]]:
     """Every number of a method over the seeds."""
     names = runs[0]["methods"][method]["numbers"]
     return {name: _summary(_values(runs, method, name)) for name in names}
 
 
-def _summary(each: list[float]) -> dict[str, Any]:
-    """Values, mean and t interval, which is not adjusted; NaN is left out."""
-    known = [value for value in each if not np.isnan(value)]
-    if len(known) < 2:
-        return {
-            "each": each,
-            "mean": float(np.mean(known or [np.nan])),
-            "low": np.nan,
-            "high": np.nan,
-        }
-    half = stats.t.isf(SETTINGS["alpha"] / 2, len(known) - 1) * stats.sem(known)
-    mean = float(np.mean(known))
-    return {"each": each, "mean": mean, "low": mean - half, "high": mean + half}
+def _summary(each: list[float]) -> list[float]:
+    """Seed by seed; a millionth is nobody's finding."""
+    return [round(value, 6) for value in each]
 
 
 def _slug(text: str) -> str:
