@@ -69,6 +69,7 @@ def write_csv(path: Path, parts: Iterator[Columns]) -> None:
         yield from batches
 
     reader = pa.RecordBatchReader.from_batches(first.schema, chained())
+    name = str(path).replace("'", "''")
     compression = "gzip" if path.suffix == ".gz" else "none"
     with duckdb.connect() as connection:
         # one thread and the order kept: equal seeds give equal files
@@ -76,5 +77,5 @@ def write_csv(path: Path, parts: Iterator[Columns]) -> None:
         connection.execute("SET enable_progress_bar = false")
         connection.register("made_up", reader)
         connection.execute(
-            f"COPY (FROM made_up) TO '{path}' (FORMAT csv, HEADER, COMPRESSION {compression})"
+            f"COPY (FROM made_up) TO '{name}' (FORMAT csv, HEADER, COMPRESSION {compression})"
         )

@@ -146,6 +146,11 @@ def test_the_first_patients_are_the_same_in_larger_data_sets(tmp_path, monkeypat
     assert len(unpack(two[path])) > 2 * len(unpack(first))
 
 
+def test_any_folder_will_do(tmp_path):
+    root = made_up.write("eicu", tmp_path / "somebody's" / "new folder", n=3, seed=0)
+    assert len(list(root.glob("*.csv.gz"))) == len(TABLES["eicu"])
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'mimic' is not a data set that can be made up"):
         made_up.write("mimic", tmp_path, n=1, seed=0)
