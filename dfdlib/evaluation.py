@@ -15,6 +15,7 @@ from torch import nn
 
 from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
 from dfdlib._compare import compare
+from dfdlib._leaks import audit_leaks
 from dfdlib._predict import advice, checked, device_of, out_of_fold, out_of_group, predict_proba
 from dfdlib._probe import probe
 from dfdlib._report import Report, strata
@@ -27,6 +28,7 @@ __all__ = [
     "METRICS",
     "MIN_PATIENTS",
     "Report",
+    "audit_leaks",
     "compare",
     "evaluate",
     "out_of_fold",

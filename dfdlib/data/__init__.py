@@ -5,22 +5,36 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+from dfdlib.data._clinical_flat import flatten
+from dfdlib.data._images import Images
 from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Batch, Cohort, Schema, check_disjoint
+from dfdlib.data.tables import from_tables
 
-__all__ = ["Batch", "Cohort", "Ragged", "Schema", "check_disjoint", "load"]
+__all__ = [
+    "Batch",
+    "Cohort",
+    "Images",
+    "Ragged",
+    "Schema",
+    "check_disjoint",
+    "flatten",
+    "from_tables",
+    "load",
+]
 
 
-_LOADERS = ("heart", "synthetic")
+_LOADERS = ("heart", "synthetic", "phantom", "digits", "eicu", "mimic_iv", "adni", "mimic_cxr")
 
 
 def load(name: str, **options: Any) -> Cohort:
     """Load a cohort by name.
 
     Args:
-        name: `heart`, the UCI heart disease data of four hospitals (`dfdlib.data.heart.load`), or
-            `synthetic`, cohorts with known truth (`dfdlib.data.synthetic.load`).
+        name: `heart`, the UCI heart disease data of four hospitals; `synthetic`, cohorts with known
+            truth; `phantom`, made-up chest X-rays; `digits`, pairs of handwritten digits; or, from
+            your own copy, `eicu`, `mimic_iv`, `adni`, `mimic_cxr`. Each is `dfdlib.data.NAME.load`.
         **options: What the loader of that name takes.
 
     Raises:
@@ -29,7 +43,7 @@ def load(name: str, **options: Any) -> Cohort:
     Example:
         >>> load("hart")
         Traceback (most recent call last):
-        ValueError: 'hart' is not a data set (heart, synthetic). Did you mean 'heart'?
+        ValueError: 'hart' is not a data set (heart, synthetic, phantom, ...). Did you mean 'heart'?
     """
     if name not in _LOADERS:
         raise unknown(name, _LOADERS, "data set")

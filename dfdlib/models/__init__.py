@@ -2,6 +2,7 @@
 
 from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.classifier import Classifier
+from dfdlib.models.codes import CodeBag
 from dfdlib.models.dfd import DFD
 from dfdlib.models.grape import GRAPE
 from dfdlib.models.group_dro import GroupDRO
@@ -10,7 +11,9 @@ from dfdlib.models.lff import LfF
 from dfdlib.models.m3care import M3Care
 from dfdlib.models.method import Method, Stage
 from dfdlib.models.muse import MUSE
+from dfdlib.models.series import SeriesGRU, SeriesTransformer
 from dfdlib.models.transformer import TokenTransformer
+from dfdlib.models.vae import MultimodalVAE
 
 __all__ = [
     "CORAL",
@@ -19,12 +22,16 @@ __all__ = [
     "IRM",
     "MUSE",
     "Classifier",
+    "CodeBag",
     "Deconfounder",
     "GroupDRO",
     "LfF",
     "Linear",
     "M3Care",
     "Method",
+    "MultimodalVAE",
+    "SeriesGRU",
+    "SeriesTransformer",
     "Stage",
     "TokenTransformer",
     "VREx",
