@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 SKETCH = ROOT.parent / "shared" / "reference" / "phantom_sketch.py"
 RESULT = ROOT / "results" / "benchmarks" / "phantom.json"
 SIZES = (32, 64, 128)
-MEMORY = (500, 2_000, 8_000)
+MEMORY = (500, 1_000, 4_000)
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
@@ -97,7 +97,7 @@ def memory(n: int, size: int = 64) -> None:
 def main() -> None:
     """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=192)
+    parser.add_argument("--n", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", type=int, help="measure the memory of one cohort only")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -1,5 +1,7 @@
 """The phantom against brute force: rays sampled point by point, counts, and frozen pictures."""
 
+import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from dfdlib.data._phantom_style import pose as draw_pose
 from dfdlib.data._phantom_tubes import Tube
 
 ROOT = Path(__file__).parents[2]
-SIZE = 24
+SIZE = 20
 FULL = Box(0, SIZE, 0, SIZE)
 DISEASES = [NODE[name] for name in FINDINGS if name != "Support Devices"]
 
@@ -32,7 +34,7 @@ def a_pose(view, *, turn=0.2, lean=0.1, n=1, size=SIZE, magnification=1.1):
     return Pose(view, size, turn * one, lean * one, magnification * one, shift)
 
 
-def sampled(inside, pose, steps=4001):
+def sampled(inside, pose, steps=2001):
     """Share of each ray within a body, point by point, in lengths on the detector."""
     depth = torch.linspace(-25, 25, steps, dtype=torch.float64)
     u, v = pose.u.double() - pose.shift[0, 0], pose.v.double() - pose.shift[0, 1]
@@ -171,7 +173,7 @@ def test_what_three_bodies_leave_of_a_lung(view):
         return holds(lung)(point) & ~holds(heart)(point) & ~holds(dome)(point) & ~tube
 
     expected = sampled(inside, pose)
-    assert ((expected > 0.5) & (expected < sampled(holds(lung), pose) - 0.5)).sum() > 40
+    assert ((expected > 0.5) & (expected < sampled(holds(lung), pose) - 0.5)).sum() > 25
     torch.testing.assert_close(left.double(), expected, atol=0.06, rtol=0)
 
 
@@ -309,7 +311,7 @@ def test_a_cohort_is_what_the_docstring_says(cohort):
         assert x.max() <= 1
         # exposed well: few pixels are white, and patients differ
         assert (x >= 0.999).float().mean() < 0.04
-        assert (x.flatten(1).std(dim=0) > 0.02).float().mean() > 0.7
+        assert (x.flatten(1).std(dim=0) > 0.02).float().mean() > 0.5
     assert set(cohort.groups["scanner"]) == set(phantom.SCANNERS)
     assert set(cohort.covariates) == {"sex", "intensive_care"}
     columns = ", ".join(phantom.TRUTH).replace("severity_<finding>", "severity_edema").split(", ")
@@ -429,6 +431,91 @@ def test_a_view_that_is_missing_is_empty():
         there = cohort.observed[:, k]
         assert torch.equal(cohort.x[view][there], whole.x[view][there])
         assert not cohort.x[view][~there].any()
+
+
+# ---------------------------------------------------------------- frozen
+
+#: Of the first 64 patients: two of them, the mean and twice the spread of all, 8 × 8, in 1/255.
+PICTURES = {
+    "frontal": (
+        "2625516f6f50260c6077648c9669766661694f90b56065712c454094c25f414d"
+        "182f3791d56a2f3913283595dc9034330f386eaee09d76470a5ea8d1e6cca560"
+        "1d032752451200002b4c5a79755a40235e6f4a8e95587047374e3f9ba8404723"
+        "253e3b9ec14c321a1f4345a4dc71341c1770aad1dfa662201273bedee8c38424"
+        "10062556532106012d4e5b7d7a5c4c2947704d8e944f70401d4b3c9aa03c4a1a"
+        "123336a7b743321111324ab9cc65300f1056a2d4d18e470f106abbe0e0b5620f"
+        "21142a24242a13042e332b2a2b2a312e2d29233132252836272e203130232d33"
+        "1c2720332a3025281b2a3834204126251b323322223a39271d2e1d16161f342a"
+    ),
+    "lateral": (
+        "1d000a7188270000000031a48d6b060000015f9ca88b1e0000036a97af8d2b00"
+        "00096da0a07e2a00000b79b7a2792900000a90dbd08a2700000696f8fdc62800"
+        "1d0017646a1e00000000448f7e5c07000009748d8f7e23000017718c9a853300"
+        "00287b97917a330000338ba99078320000229cd9d2a53300001796e1e9b73300"
+        "0f000b505a14000000002c85704c04000005597c7f711800000c5d768b772600"
+        "0017618983662500002178a987612300001a92dbc87f2300001294ebf0b02400"
+        "1d00172f322300000003373a2e3a0e0000113f2d2b302500001d332a2e2f2f00"
+        "002b302b2e2b2f00013d3b272f2b2e0000363c1b383d2f00002e4c1c19463400"
+    ),
+}
+LABELLED = [21, 15, 9, 7, 11, 10, 3, 12, 12]
+TRUTH = {
+    "burden": 40.64,
+    "heart": 67.22,
+    "lesion_x": 33.63,
+    "lesion_radius": 14.23,
+    "fluid_right": -28.86,
+    "fluid_left": -44.05,
+    "pneumothorax_side": 1.0,
+}
+
+
+def test_the_generator_is_frozen():
+    """Models are compared on these patients: pictures, labels and truth stay as they are."""
+    cohort = phantom.load(n=64, size=32, seed=0)
+    assert cohort.y.sum(0).tolist() == LABELLED
+    assert cohort.truth[list(TRUTH)].sum().to_dict() == pytest.approx(TRUTH, abs=0.01)
+    for view, stored in PICTURES.items():
+        x = cohort.x[view]
+        shown = torch.cat([x[:2], x.mean(0, keepdim=True), 2 * x.std(0, keepdim=True)])
+        small = 255 * torch.nn.functional.avg_pool2d(shown, 4).flatten()
+        expected = torch.tensor(list(bytes.fromhex(stored)), dtype=torch.float32)
+        torch.testing.assert_close(small, expected, atol=1.5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def checked():
+    return json.loads((ROOT / "results" / "phantom.json").read_text("utf-8"))
+
+
+def test_what_was_measured_is_of_this_generator(checked):
+    script = runpy.run_path(str(ROOT / "workflow" / "phantom_check.py"))
+    assert checked["generator"] == script["fingerprint"](), (
+        "the generator has changed since results/phantom.json was written. It is frozen: take the "
+        "change back"
+    )
+
+
+def test_a_supervised_network_sees_every_finding(checked):
+    assert set(checked["auroc"]) == set(phantom.VIEWS)
+    for scores in checked["auroc"].values():
+        assert scores["macro"]["low"] > 0.75
+        assert min(scores[label]["low"] for label in phantom.LABELS) > 0.60
+
+
+def test_the_lateral_view_shows_what_the_frontal_hides(checked):
+    for name in ("lesion behind the heart", "effusion in the posterior sulcus only"):
+        assert checked["by_view"][name]["lateral minus frontal"]["low"] > 0
+
+
+def test_the_hash_sees_code_and_no_comments(tmp_path, monkeypatch):
+    script = runpy.run_path(str(ROOT / "workflow" / "phantom_check.py"))
+    hashes = []
+    for text in ('"""A."""\nx = 1', '"""B."""\n# why\nx = (1)\n', '"""A."""\nx = 2'):
+        (tmp_path / "phantom.py").write_text(text)
+        monkeypatch.setattr(phantom, "__file__", str(tmp_path / "phantom.py"))
+        hashes.append(script["fingerprint"]())
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 # ---------------------------------------------------------------- refusals
