@@ -9,7 +9,6 @@ from typing import Any
 import pooch
 import requests
 from tqdm.auto import tqdm
-from urllib3.exceptions import HTTPError
 
 from dfdlib.data._ingest_manifest import checksums
 from dfdlib.data._ingest_sources import SOURCES
@@ -141,7 +140,7 @@ class _Resuming:
                 if self._go_on(url, part):
                     return
                 reason = "it broke off"
-            except (requests.RequestException, HTTPError) as error:
+            except requests.RequestException as error:
                 reason = str(error)
                 answer = getattr(error, "response", None)
                 if answer is not None and answer.status_code < 500:
@@ -189,6 +188,6 @@ class _Resuming:
             unit_scale=True,
             disable=self.disable,
         ) as bar:
-            for block in answer.raw.stream(1 << 16, decode_content=False):
+            for block in answer.iter_content(1 << 16):
                 bar.update(len(block))
                 yield block
