@@ -6,17 +6,21 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from dfdlib.data._ingest_files import DELIMITERS, Raw, damaged
 from dfdlib.data._ingest_sources import Source
 
+#: A DuckDB connection. Its own class in an annotation makes duckdb 2.0 report leaks at exit.
+Connection = Any
+
 Progress = Callable[[float], object]
 
 
 @contextmanager
-def connection(*, memory: str, threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
     """Connect to a database in memory, with a limit.
 
     Raises:
@@ -42,7 +46,7 @@ def convert(
     raw: Raw,
     target: Path,
     *,
-    connected: duckdb.DuckDBPyConnection,
+    connected: Connection,
     source: Source,
     progress: Progress = lambda _: None,
 ) -> tuple[int, dict[str, int]]:
@@ -86,7 +90,7 @@ def convert(
 def _copy(
     raw: Raw,
     target: Path,
-    connected: duckdb.DuckDBPyConnection,
+    connected: Connection,
     progress: Progress,
     *,
     lenient: Collection[int] = (),
@@ -105,9 +109,7 @@ def _copy(
     return int(rows)
 
 
-def _unreadable(
-    raw: Raw, connected: duckdb.DuckDBPyConnection, measured: Collection[int]
-) -> dict[str, int]:
+def _unreadable(raw: Raw, connected: Connection, measured: Collection[int]) -> dict[str, int]:
     names = {place: name for name, place, _ in raw.columns if place in measured}
     counts = ", ".join(
         f"count(*) FILTER (c{place} IS NOT NULL AND {_number(place)} IS NULL)" for place in names
@@ -139,7 +141,7 @@ def _quoted(name: str) -> str:
 
 
 @contextmanager
-def _watched(connected: duckdb.DuckDBPyConnection, progress: Progress) -> Iterator[None]:
+def _watched(connected: Connection, progress: Progress) -> Iterator[None]:
     """Report what DuckDB says of its progress, from a thread, as long as the block runs."""
     done = threading.Event()
 
