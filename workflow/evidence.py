@@ -62,7 +62,7 @@ def seeds(experiment: str) -> list[int]:
 def training(experiment: str) -> dict[str, Any]:
     """Epochs, batches and network: those of the hospitals where there are hospitals."""
     kind = next(iter(cohorts(experiment).values()))
-    real = kind["kind"] == "heart" or kind.get("source") == "heart"
+    real = kind.get("kind") == "heart" or kind.get("source") == "heart"
     return SETTINGS["heart"] if real else SETTINGS
 
 
@@ -388,9 +388,21 @@ def _write(
         verdict=row["verdict"],
         selection="last epoch, fixed settings",
         device="cpu",
-        command=f"python workflow/evidence.py run --experiment {experiment} --data '{data}' "
-        f"--backbone {backbone} --methods '{method}' --seed {wanted[0]} --out runs/one.json",
+        command=_command(experiment, data, backbone, method),
     )  # fmt: skip
+
+
+def _command(experiment: str, data: str, backbone: str, method: str) -> str:
+    """What repeats one row, with the first seed."""
+    where = f"--backbone {backbone} --seed {seeds(experiment)[0]} --out runs/one.json"
+    if EXPERIMENTS[experiment].get("from"):
+        part = "baselines" if method == "ERM" else "DFD"
+        whole = f"--preset {data} --n {SETTINGS['n']} --part {part}"
+        return f"python workflow/main_table.py run {whole} {where}"
+    return (
+        f"python workflow/evidence.py run --experiment {experiment} --data '{data}' "
+        f"--methods '{method}' {where}"
+    )
 
 
 def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, list[float]]:
