@@ -188,7 +188,7 @@ def collect(files: list[Path], out: Path) -> None:
                 record["seed"]
                 for record in own
                 if (record["data"], record["backbone"]) == (data, backbone)
-                and set(record["methods"]) == set(methods)
+                and set(methods) <= set(record["methods"])
             ]
             if sorted(whole) != seeds(experiment):
                 raise ValueError(f"{experiment}, {data}, {backbone}: seeds {whole}. Run all")
