@@ -188,6 +188,7 @@ class _Resuming:
             unit_scale=True,
             disable=self.disable,
         ) as bar:
-            for block in answer.iter_content(1 << 16):
+            # in small blocks: the one that a broken connection cuts short is lost
+            for block in answer.iter_content(1 << 12):
                 bar.update(len(block))
                 yield block
