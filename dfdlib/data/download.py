@@ -9,6 +9,7 @@ from typing import Any
 import pooch
 import requests
 from tqdm.auto import tqdm
+from urllib3.exceptions import HTTPError
 
 from dfdlib.data._ingest_manifest import checksums
 from dfdlib.data._ingest_sources import SOURCES
@@ -140,7 +141,7 @@ class _Resuming:
                 if self._go_on(url, part):
                     return
                 reason = "it broke off"
-            except requests.RequestException as error:
+            except (requests.RequestException, HTTPError) as error:
                 reason = str(error)
                 answer = getattr(error, "response", None)
                 if answer is not None and answer.status_code < 500:
@@ -188,7 +189,7 @@ class _Resuming:
             unit_scale=True,
             disable=self.disable,
         ) as bar:
-            # in small blocks: the one that a broken connection cuts short is lost
-            for block in answer.iter_content(1 << 12):
+            # the raw stream gives every byte that came before a connection broke
+            for block in answer.raw.stream(1 << 16, decode_content=False):
                 bar.update(len(block))
                 yield block
