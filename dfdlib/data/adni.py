@@ -48,6 +48,7 @@ def load(
         - mri: volumes, areas and thickness by FreeSurfer 5.1 (310 columns, 4,341 visits).
         - av45: amyloid PET, uptake and size by region (227 columns, 2,118 visits).
         - dti: diffusivity and anisotropy by tract (228 columns, 788 visits).
+
     A cell that holds text ("<80") or a negative number (-4 is ADNI's code for "not done") is
     missing: none of these can be negative. These are the numbers of columns that miss no value at
     any visit with the modality; the others are left out, as published, and logged.

@@ -78,6 +78,7 @@ def load(
         - vitals (series): non-invasive blood pressure, by 0 systolic, 1 diastolic, 2 mean.
         - apache (vector), by name only: the variables of the APACHE IV score.
         - blood_gas (vector), by name only: arterial gas out of these; "apache" is then without it.
+
     `variables` lists columns and units.
 
     Groups are patient, hospital and region ("unknown" where the hospital tells none). Hospitals are
