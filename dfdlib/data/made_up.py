@@ -96,6 +96,7 @@ def write(
 
     The files have the tables, the columns, their order and the spelling of the real ones, and what
     is ugly in those:
+
         - eicu: events before admission, ages such as "> 89" and below 18, results under a detection
           limit, rows that come twice, cancelled drugs without a name, stays of minutes and of
           weeks, several stays in one admission, -1 for what APACHE did not measure, outcomes among
