@@ -1,5 +1,6 @@
 """The cohorts and the declarations behind DFD's evidence grid."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -91,3 +92,63 @@ def test_patients_add_to_the_error_of_seeds(grid):
     added = intervals(each, ["a"], 0.02, alpha=0.05, patients=[0.05]).iloc[0]
     assert (alone["verdict"], added["verdict"]) == ("held", "undecided")
     assert added["high"] - added["low"] > 2 * 0.05 * 2.7  # t with four degrees of freedom
+
+
+GAINS = [0.1, 0.12, 0.11, 0.1, 0.12]
+
+
+@pytest.mark.parametrize(
+    ("home", "verdict"), [(0.8, "held"), (0.775, "held"), (0.7, "did not hold")]
+)
+def test_what_was_bought_at_home_does_not_hold(grid, tmp_path, home, verdict):
+    bounds = {"auroc oracle id": 0.8, "auroc oracle shifted": 0.8}
+    erm = {"auroc own id": 0.85, "auroc own shifted": 0.5}
+    runs = [
+        {
+            "experiment": "transformers", "data": name, "backbone": "TokenTransformer",
+            "seed": seed, "scale": "small", "bounds": bounds, "versions": {},
+            "methods": {
+                "ERM": {"numbers": erm},
+                "DFD": {"numbers": {"auroc concat id": 0.85, **marginal}},
+                "hospital-aware": {"numbers": {"auroc concat id": 0.85, **marginal}},
+            },
+        }
+        for name in grid.cohorts("transformers")
+        for seed, gain in enumerate(GAINS)
+        for marginal in [{"auroc marginal id": home, "auroc marginal shifted": 0.5 + gain}]
+    ]  # fmt: skip
+    files = [tmp_path / f"{k}.json" for k in range(len(runs))]
+    for file, run in zip(files, runs, strict=True):
+        file.write_text(json.dumps(run), encoding="utf-8")
+    grid.collect(files, tmp_path / "out")
+    found = [json.loads(f.read_text("utf-8")) for f in (tmp_path / "out").glob("*-transf*.json")]
+    assert len(found) == 8
+    assert {result["verdict"] for result in found} == {verdict}
+    np.testing.assert_allclose([result["effect"] for result in found], np.mean(GAINS))
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in divide")  # worlds without a spread of seeds
+@pytest.mark.parametrize(("home", "verdict"), [(0.78, "held"), (0.76, "did not hold")])
+def test_the_main_table_asks_for_the_score_at_home_too(grid, tmp_path, home, verdict):
+    import main_table
+
+    dfd = [name for name, given in main_table.METHODS.items() if given["class"] == "DFD"]
+    single = sorted(set(main_table.METHODS) - set(dfd))
+    ruled = [f"{name}: {rule}" for name in dfd for rule in main_table.SETTINGS["rules"]]
+    files = []
+    for seed, gain in enumerate(GAINS):
+        scores = {
+            line: {"id": home, "shifted": 0.5 + gain, "randomised": 0.6} for line in single + ruled
+        }
+        scores["ERM"] = {"id": 0.7, "shifted": 0.5, "randomised": 0.6}
+        best = {"id": 0.8, "shifted": 0.8 + gain / 10, "randomised": 0.8}
+        scores |= {name: best for name in main_table.ORACLES}
+        keys = {"preset": "anticausal", "n": 2000, "backbone": "GRAPE", "part": "DFD", "seed": seed}
+        files.append(tmp_path / f"{seed}.json")
+        files[-1].write_text(json.dumps({**keys, "scores": scores, "signatures": {}}), "utf-8")
+    main_table.collect(files, tmp_path / "out")
+    found = [json.loads(file.read_text("utf-8")) for file in (tmp_path / "out").glob("*.json")]
+    verdicts = {result["method"]: result["verdict"] for result in found}
+    # ERM's effect is what the oracle gains over it, whatever it does at home
+    assert verdicts.pop("ERM, GRAPE") == "held"
+    assert set(verdicts.values()) == {verdict}

@@ -278,7 +278,17 @@ def _answer(
             sign * each, methods, answer["margin"], alpha=SETTINGS["alpha"], patients=error
         )
         for name, row in table.iterrows():
+            if "kept" in answer and not _kept(runs, str(name), answer):
+                # who turns everything around gains in the shifted world too, at home's expense
+                row["verdict"] = "did not hold"
             _write(out, experiment, claim, answer, data, backbone, str(name), row, runs)
+
+
+def _kept(runs: list[dict[str, Any]], method: str, answer: dict[str, Any]) -> bool:
+    """Whether the mean score in distribution is that of the oracle, but for what is allowed."""
+    own = np.mean(_values(runs, method, answer["of"].replace("shifted", "id")))
+    oracle = np.mean([run["bounds"]["auroc oracle id"] for run in runs])
+    return bool(own >= oracle - answer["kept"])
 
 
 def _of(
