@@ -45,6 +45,11 @@ def check_options(model: "DFD") -> None:
     for name in WEIGHT_OF.values():
         if not getattr(model, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(model, name)}")
+    if not model.mi_noise >= 0:
+        raise ValueError(
+            f"mi_noise is a standard deviation of at least 0, got mi_noise={model.mi_noise}. "
+            "Take mi_noise=1.0"
+        )
     if model.n_memory < 1:
         raise ValueError(f"n_memory must be at least 1, got {model.n_memory}")
     if model.mi_within and model.mi == "mine":

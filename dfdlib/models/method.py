@@ -19,6 +19,9 @@ class Stage:
         lr: learning rate; None takes that of `fit`.
         **overrides: attributes of the model for this stage; each must be in `model.stage_options`.
 
+    Raises:
+        ValueError: if a number of epochs, a learning rate or a weight is out of range.
+
     Example:
         >>> Stage(epochs=15, lr=1e-3)
         Stage(epochs=15, lr=0.001)
@@ -29,6 +32,12 @@ class Stage:
             raise ValueError(f"epochs must be a whole number >= 0, got Stage(epochs={epochs}).")
         if lr is not None and not lr > 0:
             raise ValueError(f"lr must be positive, got Stage(lr={lr}). Leave it out for fit's.")
+        for name, value in overrides.items():
+            if name.endswith("_weight") and value is not None and not value >= 0:
+                raise ValueError(
+                    f"{name} must be at least 0, got Stage({name}={value}). "
+                    f"Type {name}=0 to leave its term out."
+                )
         self.epochs, self.overrides = int(epochs), overrides
         self.lr = None if lr is None else float(lr)
 

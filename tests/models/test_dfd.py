@@ -311,7 +311,10 @@ class Layerless(nn.Module):
         ({"n_memory": 0}, r"n_memory must be at least 1, got 0"),
         ({"mi": "mine", "mi_within": True}, r"mi='mine' has no form within classes.*'club'"),
         ({"mi_refits": -1}, "refits must be at least 0, got -1"),
-        ({"mi_noise": -1}, "noise is a standard deviation of at least 0, got -1"),
+        *(
+            ({"mi": mi, "mi_noise": -1}, r"mi_noise is .* at least 0, got mi_noise=-1. Take")
+            for mi in ("club", "hsic", "dcor")
+        ),
     ],
 )
 def test_refusals(options, message):
@@ -341,6 +344,11 @@ def test_refusals_of_data():
     model = DFD(backbone=GRAPE(d=8), schema=data.schema)
     with pytest.raises(ValueError, match=r"'mi_wieght' is no stage option of DFD.*mi_weight"):
         fit(model, data, stages=[Stage(epochs=1, mi_wieght=0)])
+    for weight in (-0.1, float("nan")):
+        with pytest.raises(
+            ValueError, match=rf"got Stage\(mi_weight={weight}\)\. Type mi_weight=0"
+        ):
+            Stage(epochs=1, mi_weight=weight)
     with pytest.raises(ValueError, match="the stages hold no epoch"):
         fit(model, data, stages=[Stage(epochs=0), Stage(epochs=0)])
     with pytest.raises(ValueError, match=r"q must lie between 0 .*got q=1.2"):
