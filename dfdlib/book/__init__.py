@@ -10,13 +10,16 @@ The first derives the configuration that `jupyter-book build . --config` reads. 
 the pages that are generated from other files: the list of claims and the list of departures.
 """
 
+from dfdlib.book import scorecard
 from dfdlib.book._chapter import Provenance, claims_table, glue, library_commit, provenance
 from dfdlib.book._config import cache_key, write_config
 from dfdlib.book._files import book_root
 from dfdlib.book._pages import departures, pages
+from dfdlib.book._sheet import Sheet, sheet
 
 __all__ = [
     "Provenance",
+    "Sheet",
     "book_root",
     "cache_key",
     "claims_table",
@@ -25,5 +28,7 @@ __all__ = [
     "library_commit",
     "pages",
     "provenance",
+    "scorecard",
+    "sheet",
     "write_config",
 ]
