@@ -83,7 +83,7 @@ def _claims_page(claims: list[dict[str, Any]]) -> str:
         _GENERATED.format(source="claims.yaml"),
         "# The claims\n\nEvery claim that this book has to answer, as published or as asked, and"
         " what would decide it. Numbers under *published* are quoted from the source named,"
-        " not ours.\n",
+        " not ours. What became of each claim: {doc}`../24-what-held`.\n",
     ]
     for paper, (title, key) in _PAPERS.items():
         parts.append(f"\n## {title}\n\nPublished as {{cite:t}}`{key}`.\n")
