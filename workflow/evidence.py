@@ -14,6 +14,7 @@ import json
 import re
 import time
 import warnings
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -310,10 +311,11 @@ def _values(runs: list[dict[str, Any]], method: str, number: str) -> list[float]
 def _patients(runs: list[dict[str, Any]], pair: list[Any], draws: int = 300) -> float:
     """Standard error of the difference that comes of the patients: they are drawn anew.
 
-    Only of what is an AUROC or a drop between two: of the other numbers nothing is added.
+    Only of what is read off the scores, which are kept: an AUROC, a drop between two, a shift. A
+    probe or a plane reads embeddings; of those nothing is added.
     """
     words = [number.split() for _, _, number in pair]
-    if any(word[0] not in ("auroc", "drop") for word in words):
+    if any(word[0] not in ("auroc", "drop", "shift") for word in words):
         return 0.0
     rng = np.random.default_rng(0)
     n_there = len(runs[0]["labels"]["shifted"])
@@ -336,10 +338,15 @@ def _patients(runs: list[dict[str, Any]], pair: list[Any], draws: int = 300) -> 
 def _redrawn(
     run: dict[str, Any], method: str, words: list[str], weights: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """AUROC (or the drop of it) of a rule on each draw of patients."""
+    """AUROC, drop of it, or shift of a rule on each draw of patients."""
+    scores = run["methods"][method]["scores"]
+    if words[0] == "shift":
+        # the same patients in both worlds, with another tag
+        here, there = (expit(np.array(scores[world][words[1]])) for world in ("id", "shifted"))
+        return weights["id"] @ np.abs(there - here) / len(here)
 
     def auroc(world: str) -> np.ndarray:
-        score = expit(np.array(run["methods"][method]["scores"][world][words[1]]))
+        score = expit(np.array(scores[world][words[1]]))
         y = np.array(run["labels"][world], dtype=float)
         metrics = WeightedMetrics(y, np.column_stack([1 - score, score]), task="binary")
         return metrics.replicates(weights[world].astype(float))[:, METRICS.index("auroc")]
@@ -363,7 +370,8 @@ def _write(
     whose = minus.get("method") or minus.get("data") or "the same runs"
     sides = [f"{of} of {method}", f"{minus.get('number', of)} of {whose}"]
     sides = sides[::-1] if answer.get("turned") else sides
-    shown = {method, *(m for m in ("ERM", minus.get("method")) if m in runs[0]["methods"])}
+    beside = ("ERM", minus.get("method"), *given.get("beside", ()))
+    shown = {method, *(m for m in beside if m in runs[0]["methods"])}
     write_result(
         out / f"{_slug(f'{experiment}-{claim}-{data}-{backbone}-{method}')}.json",
         claim=claim,
@@ -374,7 +382,7 @@ def _write(
             "experiment": experiment,
             "given": METHODS[method],
             "epochs": METHODS[method].get("epochs", how["epochs"][runs[0]["scale"]]),
-            "n": given.get("n", SETTINGS["n"]),
+            "n": _n_train(experiment, data),
             **{key: how[key] for key in ("network", "batch_size")},
             "p_holm": row["p_holm"],
             "numbers": {name: _summaries(runs, name) for name in sorted(shown)},
@@ -398,20 +406,29 @@ def _write(
         verdict=row["verdict"],
         selection="last epoch, fixed settings",
         device="cpu",
-        command=_command(experiment, data, backbone, method),
+        command=_command(experiment, data, backbone, method, minus.get("method")),
     )  # fmt: skip
 
 
-def _command(experiment: str, data: str, backbone: str, method: str) -> str:
-    """What repeats one row, with the first seed."""
+@cache
+def _n_train(experiment: str, data: str) -> int:
+    """Training patients: as many as asked for, or as there are."""
+    if EXPERIMENTS[experiment].get("reach") == "open":
+        return len(draw(experiment, data, seeds(experiment)[0])[0])
+    return int(EXPERIMENTS[experiment].get("n", SETTINGS["n"]))
+
+
+def _command(experiment: str, data: str, backbone: str, method: str, minus: str | None) -> str:
+    """What repeats both sides of one row, with the first seed."""
     where = f"--backbone {backbone} --seed {seeds(experiment)[0]} --out runs/one.json"
     if EXPERIMENTS[experiment].get("from"):
         part = "baselines" if method == "ERM" else "DFD"
         whole = f"--preset {data} --n {SETTINGS['n']} --part {part}"
         return f"python workflow/main_table.py run {whole} {where}"
+    both = " ".join(f"'{name}'" for name in dict.fromkeys([method, minus]) if name)
     return (
         f"python workflow/evidence.py run --experiment {experiment} --data '{data}' "
-        f"--methods '{method}' {where}"
+        f"--methods {both} {where}"
     )
 
 

@@ -130,13 +130,22 @@ def audited(h: np.ndarray, y: np.ndarray, *, n: int) -> dict[str, float]:
 def planes(
     h: np.ndarray, y: np.ndarray, *, patients: int, perplexities: list[int], seeds: list[int]
 ) -> dict[str, float]:
-    """Nearest neighbours and silhouette of the label in t-SNE planes of each stream."""
+    """Nearest neighbours and silhouette of the label in t-SNE planes of each stream.
+
+    A stream that is empty tells nothing, whatever t-SNE draws of it: one half, and no silhouette.
+    """
     numbers = {}
     label = y[:patients]
     for stream, part in zip(STREAMS, np.hsplit(h[:patients], 2), strict=True):
-        scaled = (part - part.mean(0)) / np.maximum(part.std(0), 1e-6)
+        spread = part.std(axis=0)
+        scaled, empty = (part - part.mean(axis=0)) / np.maximum(spread, 1e-6), spread.max() == 0
         scores = []
         for perplexity, seed in product(perplexities, seeds):
+            where = f"{stream} perplexity {perplexity} seed {seed}"
+            if empty:
+                scores.append(0.5)
+                numbers |= {f"tsne {where}": 0.5, f"silhouette {where}": np.nan}
+                continue
             fewer = min(perplexity, (len(scaled) - 1) // 3)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -144,9 +153,7 @@ def planes(
                     scaled
                 )
             scores.append(probe(plane, label, reader="knn")["auroc"].item())
-            numbers[f"tsne {stream} perplexity {perplexity} seed {seed}"] = scores[-1]
-            numbers[f"silhouette {stream} perplexity {perplexity} seed {seed}"] = float(
-                silhouette_score(plane, label)
-            )
+            numbers[f"tsne {where}"] = scores[-1]
+            numbers[f"silhouette {where}"] = float(silhouette_score(plane, label))
         numbers[f"tsne {stream}"] = float(np.mean(scores))
     return numbers
