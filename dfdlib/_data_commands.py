@@ -1,5 +1,7 @@
-"""`dfdlib data`: get open demos, ingest raw tables, write a template for tables of your own."""
+"""`dfdlib data`: open demos, ingest of tables, conversion of X-rays, a template for your own."""
 
+import csv
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Get clinical data ready: download, ingest, template.", no_args_is_help=True)
+app = typer.Typer(
+    help="Get clinical data ready: download, ingest, convert, template.", no_args_is_help=True
+)
 
 
 @contextmanager
@@ -58,6 +62,35 @@ def ingest(
             + (f"  not numbers, and left out: {unreadable}" if unreadable else "")
         )
     typer.echo(f"{manifest['dataset']}, version {manifest['version']}: {out}")
+
+
+@app.command()
+def convert(
+    dataset: Annotated[str, typer.Argument(help="mimic-cxr")],
+    root: Annotated[Path, typer.Option(help="folder of the tables and of files/")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write to; default: dfdlib-SIZE below root")
+    ] = None,
+    size: Annotated[int, typer.Option(help="height and width in pixels", min=1)] = 224,
+    workers: Annotated[
+        int | None, typer.Option(help="threads; default: one per core", min=1)
+    ] = None,
+) -> None:
+    """Turn JPEG files of X-rays into one array, once; repeat the command to go on after a stop."""
+    from dfdlib.data import mimic_cxr
+    from dfdlib.data._validate import unknown
+
+    with _explained():
+        if dataset.replace("-", "_") != "mimic_cxr":
+            raise unknown(dataset, ("mimic-cxr",), "data set of images")
+        folder = mimic_cxr.convert(root, out, size=size, workers=workers or os.cpu_count() or 1)
+        with (folder / "unreadable.csv").open(newline="", encoding="utf-8") as file:
+            left_out = sum(1 for _ in csv.reader(file)) - 1
+        pairs = len(mimic_cxr.load(folder, size=size))
+    typer.echo(
+        f"{pairs:,} pairs of {size} px: {folder}"
+        + (f"  images left out: {left_out:,} (unreadable.csv)" if left_out else "")
+    )
 
 
 @app.command()

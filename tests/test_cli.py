@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from nbformat import v4
 from typer.testing import CliRunner
 
 from dfdlib import cli
+from dfdlib.data import made_up, mimic_cxr
 from dfdlib.data._tables import LABELS
 
 PARAMETERS = """\
@@ -268,6 +270,35 @@ def test_data_ingest_counts_what_is_no_number(raw, tmp_path):
                     "--table", "chexpert")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "2 rows  not numbers, and left out: 1 of Support Devices" in result.stdout
+
+
+def test_data_convert_makes_the_array_that_load_reads(tmp_path):
+    root = made_up.write("mimic_cxr", tmp_path / "raw", n=12, seed=0, pixels=20)
+    words = ("data", "convert", "mimic-cxr", "--root", root, "--size", "16")
+    result = dfdlib(*words, "--workers", "1")
+    assert result.exit_code == 0, result.output
+    pairs = len(mimic_cxr.load(root, size=16))
+    assert result.stdout == f"{pairs} pairs of 16 px: {root / 'dfdlib-16'}\n"
+    assert dfdlib(*words).stdout == result.stdout
+
+    image = pd.read_parquet(root / "dfdlib-16" / "images.parquet")["dicom_id"][0]
+    (file,) = (root / "files").rglob(f"{image}.jpg")
+    file.write_bytes(file.read_bytes()[:99])
+    elsewhere = dfdlib(*words, "--out", tmp_path / "out")
+    assert elsewhere.exit_code == 0, elsewhere.output
+    left = len(mimic_cxr.load(tmp_path / "out", size=16))
+    assert left < pairs
+    assert elsewhere.stdout.startswith(f"{left} pairs of 16 px: {tmp_path / 'out'}")
+    assert "images left out: 1 (unreadable.csv)" in elsewhere.stdout
+
+
+def test_data_convert_says_what_is_wrong_without_a_traceback(tmp_path):
+    result = dfdlib("data", "convert", "eicu", "--root", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: 'eicu' is not a data set of images (mimic-cxr)")
+    result = dfdlib("data", "convert", "mimic-cxr", "--root", tmp_path)
+    assert result.exit_code == 1
+    assert "https://physionet.org/content/mimic-cxr-jpg/" in result.stderr
 
 
 def test_data_download_takes_a_name_and_says_which_there_are(tmp_path):

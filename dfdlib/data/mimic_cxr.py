@@ -252,5 +252,5 @@ def _converted(root: str | Path | None, size: int) -> Path:
             return folder
     raise FileNotFoundError(
         f"{root} holds no converted images of {size} px. Convert them once: "
-        f"dfdlib.data.mimic_cxr.convert({str(root)!r}, size={size}, workers=8)"
+        f"dfdlib data convert mimic-cxr --root {root} --size {size}"
     )

@@ -321,7 +321,9 @@ def test_images_that_cannot_be_read_at_all_are_refused(root, monkeypatch):
 
 
 def test_what_is_not_there_is_told(root, tmp_path_factory):
-    with pytest.raises(FileNotFoundError, match=r"no converted images of 224 px.*xr.convert"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no converted images of 224 px.*data convert mimic-cxr"
+    ):
         mimic_cxr.load(root)
     with pytest.raises(ValueError, match=r"size=0, workers=1. Pass 1 or more of each"):
         mimic_cxr.convert(root, size=0)
