@@ -97,15 +97,12 @@ def summarised(tables: dict[str, list[float]], views: tuple[str, ...]) -> dict[s
     spread = {name: float(np.std(v, ddof=1)) for name, v in tables.items() if len(v) > 1}
     first, second = views
     for name in list(found):
-        words = name.split(" ")
-        if first in words:
-            other = name.replace(first, second)
-            if other in found:
-                found[name.replace(first, "mean")] = (found[name] + found[other]) / 2
-                if words[0] == "auroc":
-                    found[name.replace("auroc", "gap").replace(f" {first}", "")] = abs(
-                        found[name] - found[other]
-                    )
+        metric, view, *rest = name.split(" ")
+        other = " ".join([metric, second, *rest])
+        if view == first and other in found:
+            found[" ".join([metric, "mean", *rest])] = (found[name] + found[other]) / 2
+            if metric == "auroc":
+                found[" ".join(["gap", *rest])] = abs(found[name] - found[other])
     for name in [each for each in found if each.startswith("auroc") and "noise" in each]:
         whole, _, share = name.partition(" noise ")
         found[f"{whole.replace('auroc', 'drop', 1)} {share}"] = found[whole] - found[name]
