@@ -385,6 +385,7 @@ def _write(
             "n": _n_train(experiment, data),
             **{key: how[key] for key in ("network", "batch_size")},
             "p_holm": row["p_holm"],
+            **{key: answer[key] for key in ("kept",) if key in answer},
             "numbers": {name: _summaries(runs, name) for name in sorted(shown)},
             "bounds": {
                 key: _summary([run["bounds"][key] for run in runs]) for key in runs[0]["bounds"]
