@@ -171,7 +171,8 @@ class Loop:
             return
         bad = [name for name, term in terms.items() if not math.isfinite(float(term.detach()))]
         term = next((name for name in bad if name != "total"), "total")
-        kept = "" if self.folder is None else f" The last good checkpoint is in {self.folder}."
+        any_kept = self.folder is not None and self.state.epoch
+        kept = f" The last good checkpoint is in {self.folder}." if any_kept else ""
         raise FloatingPointError(
             f"the loss term {term!r} is {float(terms[term].detach())} in epoch "
             f"{self.state.epoch + 1}, step {step + 1}. Try a smaller learning rate, such as "

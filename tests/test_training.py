@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -543,6 +544,29 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
         FloatingPointError, match=r"'cross_entropy' is nan in epoch \d+, step 1.*lr=1e\+29"
     ):
         fit(model(data), data, stages=[Stage(epochs=9)], lr=1e30, folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_a_run_goes_on_from_the_last_epoch_before_a_loss_was_nan(tmp_path, monkeypatch, good):
+    data = cohort(60)
+    whole = fit(model(data), data, stages=STAGES)
+    done = itertools.count()
+    loss = Classifier.loss
+
+    def failing(self, batch):
+        terms = loss(self, batch)
+        return terms | {"total": terms["total"] * (torch.nan if next(done) == good else 1)}
+
+    monkeypatch.setattr(Classifier, "loss", failing)
+    kept = "last good checkpoint is in .*run" if good else r"lr=0\.0001\.$"
+    with pytest.raises(
+        FloatingPointError, match=rf"'total' is nan in epoch {good + 1}, step 1.*{kept}"
+    ):
+        fit(model(data), data, stages=STAGES, folder=tmp_path / "run")
+    monkeypatch.undo()
+    resumed = fit(model(data), data, stages=STAGES, folder=tmp_path / "run")
+    assert same(resumed.model, whole.model)
+    assert len(resumed.history) == 5
 
 
 def test_weights_that_a_seed_cannot_draw_are_refused():
