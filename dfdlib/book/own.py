@@ -115,7 +115,7 @@ def on_your_own(
     root: str,
     chapter: str,
     seed: int = 0,
-    epochs: tuple[int, int] = (4, 20),
+    epochs: tuple[int, int] | Mapping[str, tuple[int, int]] = (4, 20),
     n_boot: int = 2000,
 ) -> pd.DataFrame | None:
     """Train a chapter's methods on your own patients, and compare each with the first.
@@ -130,7 +130,8 @@ def on_your_own(
         root: as for `own_cohort`.
         chapter: its name, such as "09-where-the-truth-is-known".
         seed: of split, weights and bootstrap.
-        epochs: of the first stage, without the term of information, and of the second.
+        epochs: of the first stage, without the term of information, and of the second; or such a
+            pair for each method.
         n_boot: bootstrap replicates.
     """
     if not dataset:
@@ -144,8 +145,10 @@ def on_your_own(
     reports: dict[str, Report] = {}
     for name, make in methods.items():
         model = make(train.schema)
+        first, second = epochs[name] if isinstance(epochs, Mapping) else epochs
         quiet = {"mi_weight": 0} if "mi_weight" in model.stage_options else {}
-        stages = [Stage(epochs=epochs[0], **quiet), Stage(epochs=epochs[1])]
+        stages = [Stage(epochs=first, **quiet)] if first else []
+        stages.append(Stage(epochs=second))
         with warnings.catch_warnings():  # the method's own warnings stand in its chapter
             warnings.simplefilter("ignore", UserWarning)
             fit(model, train, val, stages=stages, lr=3e-3, seed=seed, progress=False)

@@ -138,7 +138,7 @@ MODALITIES: dict[str, Modality] = {
             tables=("lab",),
             time="labresultoffset / 60.0",
             # DIFF: MUSE takes what was drawn before the cut; a value is known once it is reported,
-            # DIFF: and what was revised after the cut is not the value that was read before it.
+            # and what was revised after the cut is not the value that was read before it.
             recorded="greatest(labresultoffset, labresultrevisedoffset)",
             value="labresult",
             flag="item.flag",
@@ -162,7 +162,7 @@ MODALITIES: dict[str, Modality] = {
         source=f"apacheapsvar LEFT JOIN apachepredvar USING ({STAY})",
         tables=("apacheapsvar", "apachepredvar"),
         # DIFF: MUSE makes 36 columns of these, by one-hot of the coma scale; here its three parts
-        # DIFF: stay numbers, since they are ordered, and what the patient came with is added.
+        # stay numbers, since they are ordered, and what the patient came with is added.
         features=_apache(tuple(APACHE_UNITS)) | _apache(HISTORY),
     ),
     "blood_gas": Vector(

@@ -47,7 +47,7 @@ MODALITIES: dict[str, Modality] = {
         },
     ),
     # DIFF: MUSE reads the lower-cased titles of the last 50 codes with a language model; here codes
-    # DIFF: are themselves, with their version, and all of the admission are read.
+    # are themselves, with their version, and all of the admission are read.
     "codes": Codes(
         (
             # coded for billing after discharge, of the whole stay: without a time of their own

@@ -79,7 +79,7 @@ def published_split(subjects: pd.Series) -> pd.Series:
     All subjects with any of the four views are cut, not only those with pairs.
     """
     # DIFF: the public code cuts the subjects in the order of a Python set, which is an accident of
-    # DIFF: the interpreter; here they are sorted, so its parts and ours are not the same people.
+    # the interpreter; here they are sorted, so its parts and ours are not the same people.
     everybody = np.sort(subjects.unique())
     train, rest = train_test_split(everybody, train_size=0.8, random_state=0)
     test, validate = train_test_split(rest, test_size=0.5, random_state=0)

@@ -95,7 +95,7 @@ def load(
     if columns == "complete":
         x = {name: _complete(name, values) for name, values in x.items()}
     # DIFF: MUSE's preparation selects the MRI columns by two names that all of them end in, so it
-    # DIFF: has each twice, and cuts by visit; here once, and by patient, unless as_published.
+    # has each twice, and cuts by visit; here once, and by patient, unless as_published.
     if as_published:
         x["mri"] = x["mri"].join(x["mri"].add_suffix(" again"))
     visit = visits["RID"].astype(str) + "-" + visits["VISCODE"]

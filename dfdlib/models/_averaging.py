@@ -93,13 +93,13 @@ class Prototypes(Stratified):
     Source: VC R-CNN (Wang et al. 2020), CaaM (Wang et al. 2021). The dictionary holds the centres
     of a k-means over the training masks with their shares, or learned vectors e_k of equal prior;
     the sum is trained as it is predicted.
-    # DIFF: the sources push the sum inside the network; here probabilities are averaged.
 
     A backdoor adjustment only if the prototypes are the confounder's levels and the attention is
     flat, which is `stratified`. Must fail where h has read the mask: the attention then picks the
     patient's own prototype, which is conditioning again.
     """
 
+    # DIFF: the sources push the sum inside the network; here probabilities are averaged.
     options = ("n_prototypes", "dictionary", "temperature")
     new_pattern = "their score is averaged over the prototypes, as everybody's"
     resizable = ("by_pattern", "centres", "prior")

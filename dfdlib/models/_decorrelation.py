@@ -42,7 +42,7 @@ class Decorrelation(nn.Module):
     """
 
     # DIFF: the description names a two-layer estimator and no bound; CLUB, an upper bound, is the
-    # DIFF: default, since only such a bound is sound to minimise. Noise and its unit are ours.
+    # default, since only such a bound is sound to minimise. Noise and its unit are ours.
     def __init__(
         self,
         *,

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from dfdlib.models.dfd import DFD
 
 # DIFF: no weight of a term is published, nor how the backbone's own loss joins: here with weight
-# DIFF: 1, for both streams. LfF's weights and DisC's swap are off, since nobody says they are on.
+# 1, for both streams. LfF's weights and DisC's swap are off, since nobody says they are on.
+# DIFF: no exponent is published: 0.7 is that of LfF and DisC. The form is that of the loss's own
+# paper; their code has another one, whose gradient is q times as large.
+# DIFF: the description calls the first stage both a "bias-only loss" and L_d. Here it is L_d,
+# without the information, whose estimator learns meanwhile; causal_weight=0 gives the other one.
+# DIFF: no size, number of layers, learning rate or batch size is published; all of them are ours.
+
 #: The weight of each term of the loss, which a stage may set; what is not named has weight 1.
 WEIGHT_OF = {
     "cross_entropy": "causal_weight",

@@ -32,7 +32,7 @@ class Memory(nn.Module):
     """
 
     # DIFF: "f_b(H_b) alone" is not defined in the description, whose heads read both streams: here
-    # DIFF: the other stream at its mean, and a refitted head. Only `concat` is its own rule.
+    # the other stream at its mean, and a refitted head. Only `concat` is its own rule.
     mean: Tensor
     prototypes: Tensor
     share: Tensor

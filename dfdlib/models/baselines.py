@@ -60,7 +60,7 @@ class IRM(Penalised):
     """
 
     # DIFF: the first term is the mean over patients, not over environments, so that weight 0 is
-    # DIFF: ERM; the authors' code divides the whole loss by the weight, which AdamW undoes anyway.
+    # ERM; the authors' code divides the whole loss by the weight, which AdamW undoes anyway.
     usual_weight = 100.0
     default_stages = (Stage(epochs=10, penalty_weight=1.0), Stage(epochs=90))
 
@@ -166,7 +166,7 @@ class CORAL(Penalised):
     """
 
     # DIFF: CORAL matches covariances of all patients of two domains, by the batch; here means too,
-    # DIFF: within classes, for any number of environments, in units of the spread, smoothed, late.
+    # within classes, for any number of environments, in units of the spread, smoothed, late.
     default_stages = (Stage(epochs=10, penalty_weight=0.0), Stage(epochs=90))
 
     def __init__(

@@ -161,6 +161,8 @@ class GRAPE(nn.Module):
         edge = tokens
         for layer, scale in enumerate(per_layer(weight, self.n_layers)):
             to_patient, to_modality, kept = self._messages(layer, edge, patient, modality, cells)
+            # DIFF: the description of DFD does not say by what a gated sum is divided: here by the
+            # number of edges, as in the code of DisC, and not by the sum of the gates.
             mean = cells.to_patients(to_patient, scale) / degree
             if layer == self.n_layers - 1:
                 patient = self._update(layer, mean, patient)

@@ -58,7 +58,7 @@ class GroupDRO(Classifier):
     """
 
     # DIFF: the generalisation adjustment C / sqrt(n_g) of section 3.3 is left out, and groups come
-    # DIFF: as they are in a batch, as in the authors' code without `reweight_groups`.
+    # as they are in a batch, as in the authors' code without `reweight_groups`.
     stage_options = ("step_size",)
 
     def __init__(

@@ -168,6 +168,8 @@ class Deconfounder(nn.Module):
         ['row', 'output', 'stratum', 'weight', 'probability', 'contribution', 'naive', 'adjusted']
     """
 
+    # DIFF: the module has no public form: each route is a reading of it, and none the paper's.
+
     def __init__(
         self,
         *,

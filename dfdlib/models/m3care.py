@@ -51,9 +51,9 @@ class M3Care(nn.Module):
     """
 
     # DIFF: M3Care learns a deep kernel per modality and its threshold; here kernels read the tokens
-    # DIFF: themselves, and the threshold is given.
+    # themselves, and the threshold is given.
     # DIFF: M3Care runs a graph network over similar patients, mixed into observed modalities too;
-    # DIFF: here one mean and one linear map, for missing ones only.
+    # here one mean and one linear map, for missing ones only.
     # DIFF: its auxiliary loss, which keeps similarities stable, and its transformer are left out.
     # DIFF: it scores patients by the others of their batch; here by a fixed set.
     log_sigma: Tensor

@@ -118,7 +118,7 @@ class SeriesGRU(nn.Module):
     """
 
     # DIFF: MUSE's rows are time stamps with all quantities carried forward; here a row is one
-    # DIFF: measurement, embedded by what it is, so nothing is filled in that was not measured.
+    # measurement, embedded by what it is, so nothing is filled in that was not measured.
 
     def __init__(self, *, d: int, max_rows: int = 200, dropout: float = 0.0) -> None:
         super().__init__()
