@@ -407,7 +407,7 @@ def _write(
         verdict=row["verdict"],
         selection="last epoch, fixed settings",
         device="cpu",
-        command=_command(experiment, data, backbone, method, minus.get("method")),
+        command=_command(experiment, data, backbone, method, minus),
     )  # fmt: skip
 
 
@@ -419,17 +419,25 @@ def _n_train(experiment: str, data: str) -> int:
     return int(EXPERIMENTS[experiment].get("n", SETTINGS["n"]))
 
 
-def _command(experiment: str, data: str, backbone: str, method: str, minus: str | None) -> str:
+def _command(experiment: str, data: str, backbone: str, method: str, minus: dict[str, Any]) -> str:
     """What repeats both sides of one row, with the first seed."""
-    where = f"--backbone {backbone} --seed {seeds(experiment)[0]} --out runs/one.json"
+    names = dict.fromkeys(name for name in (method, minus.get("method")) if name)
     if EXPERIMENTS[experiment].get("from"):
-        part = "baselines" if method == "ERM" else "DFD"
-        whole = f"--preset {data} --n {SETTINGS['n']} --part {part}"
-        return f"python workflow/main_table.py run {whole} {where}"
-    both = " ".join(f"'{name}'" for name in dict.fromkeys([method, minus]) if name)
-    return (
-        f"python workflow/evidence.py run --experiment {experiment} --data '{data}' "
-        f"--methods {both} {where}"
+        parts = ["DFD", "baselines"] if "ERM" in names else ["DFD"]
+        whole = f"main_table.py run --preset {data} --n {SETTINGS['n']}"
+        asked = [f"{whole} --part {part}" for part in parts]
+    else:
+        quoted = " ".join(f"'{name}'" for name in names)
+        asked = [
+            f"evidence.py run --experiment {experiment} --data '{name}' --methods {quoted}"
+            for name in (data, minus.get("data"))
+            if name
+        ]
+    same = f"--backbone {backbone} --seed {seeds(experiment)[0]}"
+    files = ("one", "other")[: len(asked)]
+    return " && ".join(
+        f"python workflow/{what} {same} --out runs/{file}.json"
+        for what, file in zip(asked, files, strict=True)
     )
 
 
