@@ -82,9 +82,11 @@ def _series(extract: Extract, modality: Series, n: int) -> Ragged:
 
 def _from(event: Events) -> str:
     """Whose events, and which: those that were recorded by the cut of their row."""
+    # the last test follows from the one before, and can be made before the join: a third less time
     return (
         f"FROM {event.source} JOIN {_UNIT} ON {event.key} = u.id "
-        f"WHERE ({event.where}) AND ({event.recorded}) <= u.cut"
+        f"WHERE ({event.where}) AND ({event.recorded}) <= u.cut "
+        f"AND ({event.recorded}) <= (SELECT max(cut) FROM unit)"
     )
 
 
