@@ -142,6 +142,7 @@ def on_your_own(
     cohort = own_cohort(dataset, root)
     train, val, test = cohort.split((0.7, 0.1, 0.2), by="patient", seed=seed)
     by = ("site",) if "site" in cohort.groups else ()
+    size = 512 if len(train) > 10_000 else 128  # so that a small cohort has enough steps
     reports: dict[str, Report] = {}
     for name, make in methods.items():
         model = make(train.schema)
@@ -151,7 +152,7 @@ def on_your_own(
         stages.append(Stage(epochs=second))
         with warnings.catch_warnings():  # the method's own warnings stand in its chapter
             warnings.simplefilter("ignore", UserWarning)
-            fit(model, train, val, stages=stages, lr=3e-3, seed=seed, progress=False)
+            fit(model, train, val, stages=stages, batch_size=size, lr=3e-3, seed=seed)
         reports[name] = evaluate(model, test, by=by, n_boot=n_boot, seed=seed)
     table = hide_few(_beside_the_first(reports, n_boot, seed))
     _write(table, own_folder(chapter), Path(dataset).stem, seed, train.names)
