@@ -152,3 +152,72 @@ def test_the_main_table_asks_for_the_score_at_home_too(grid, tmp_path, home, ver
     # ERM's effect is what the oracle gains over it, whatever it does at home
     assert verdicts.pop("ERM, GRAPE") == "held"
     assert set(verdicts.values()) == {verdict}
+
+
+def test_an_empty_stream_has_no_plane(grid):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 30)
+    full = rng.normal(size=(60, 3)) + 6 * y[:, None]
+    h = np.column_stack([np.ones((60, 3)), full]).astype(np.float32)
+    numbers = grid.planes(h, y, patients=60, perplexities=[5], seeds=[0])
+    assert numbers["tsne causal"] == 0.5
+    assert np.isnan(numbers["silhouette causal perplexity 5 seed 0"])
+    assert numbers["tsne bias"] > 0.9
+
+
+def test_the_error_of_a_shift_is_that_of_a_mean(grid):
+    rng = np.random.default_rng(0)
+    n, runs = 400, []
+    for _ in range(5):
+        here, there = rng.normal(size=(2, n))
+        scores = {
+            "id": {"bias": here.tolist(), "causal": here.tolist()},
+            "shifted": {"bias": there.tolist(), "causal": here.tolist()},
+        }
+        labels = {"id": [0, 1] * (n // 2), "shifted": [0, 1] * (n // 2)}
+        runs.append({"methods": {"DFD": {"scores": scores}}, "labels": labels})
+    sides = [(runs, "DFD", "shift bias"), (runs, "DFD", "shift causal")]
+    moved = [
+        np.abs(grid.expit(np.array(s["shifted"]["bias"])) - grid.expit(np.array(s["id"]["bias"])))
+        for s in (run["methods"]["DFD"]["scores"] for run in runs)
+    ]
+    # five splits, each with patients of its own; the other head does not move at all
+    expected = np.sqrt(sum(m.var() / n for m in moved)) / 5
+    assert grid._patients(runs, sides, draws=3000) == pytest.approx(expected, rel=0.05)
+    assert grid._patients(runs, [(runs, "DFD", "probe bias site")] * 2) == 0
+
+
+def test_a_command_trains_both_sides_of_its_row(grid):
+    one = grid._command("hospitals", "heart, va", "GRAPE", "DFD", {"method": "ERM"})
+    assert one.count("&&") == 0
+    assert "--data 'heart, va' --methods 'DFD' 'ERM'" in one
+    two = grid._command(
+        "hard-bias", "confounded-xor", "GRAPE", "q = 0.7", {"data": "confounded-linear"}
+    )
+    assert [part.split("--data ")[1].split()[0] for part in two.split(" && ")] == [
+        "'confounded-xor'",
+        "'confounded-linear'",
+    ]
+    table = grid._command("bias-probe", "anticausal", "MUSE", "DFD", {"method": "ERM"})
+    assert ["--part DFD" in part for part in table.split(" && ")] == [True, False]
+    assert "--part baselines" in table
+
+
+def test_the_search_picks_from_those_that_keep_home(grid):
+    import search
+
+    def tried(number, home, closed):
+        ends = {
+            "oracle": {"id": 0.8, "shifted": 0.8},
+            "ERM": {"id": 0.9, "shifted": 0.4},
+        }
+        rules = dict.fromkeys(search.SETTINGS["rules"], (0.0, 0.4))
+        rules["marginal"] = (home, 0.4 + 0.4 * closed)
+        scores = ends | {rule: {"id": h, "shifted": s} for rule, (h, s) in rules.items()}
+        return {"number": number, "scores": {f"{d}, 100": scores for d in search.SETTINGS["data"]}}
+
+    fair, bought = tried(0, 0.78, 0.2), tried(1, 0.6, 0.9)
+    assert search.pick([fair, bought]) == (0, "marginal")
+    assert search.pick([bought]) == (1, "marginal")  # nobody keeps home
+    found = search.table([fair])["closed"].loc[(0, "marginal")]
+    np.testing.assert_allclose(found, 0.2)
