@@ -13,7 +13,9 @@ paper-scale parameters in `chapters/parameters/NN-name.paper.yaml`. Its cells, i
 2.  Code, tagged `parameters` and `hide-input`, with a caption for the folded cell in its metadata:
     `"mystnb": {"code_prompt_show": "Parameters of this chapter"}`. Only lines of the form
     `seed = 0  # type: int one seed for the run`; the kinds are those of dfdlib/cli.py (int, float,
-    str, bool, list[int], str|None, Literal['a','b'] without a space); one of them is `seed`.
+    str, bool, list[int], str|None, Literal['a','b'] without a space); one of them is `seed`. Where
+    methods are trained on a cohort, `dataset` and `root` name the reader's own: `on_your_own(…)` of
+    dfdlib.book.own trains them there, writes to `runs/` only and hides what was computed on few.
 3.  The headings of HEADINGS, level 2, in this order; others may stand between.
     *The claim* holds an admonition of class `claim`, *What you may not conclude* one of class
     `limits`, *The idea in one picture* a figure. Between *Run* and *What you may not conclude*
@@ -578,3 +580,41 @@ def test_expected_numbers_are_compared_within_their_tolerance(entry, glued_as, s
     assert (not found) if said is None else any(said in message for message in found)
     assert "other is glued, but not expected" in differences({}, {"other": "1"})
     assert "score is expected, but not glued" in differences({"score": entry}, {})[:1] or said
+
+
+# ------------------------------------------------------------------ the reader's own patients
+
+WITHOUT_OWN = {"11-seeing-the-separation": "draws the streams of one method, compares none"}
+
+
+def trains(notebook: NotebookNode) -> bool:
+    """Whether a chapter trains methods on a cohort; VAEs and models of images are not these."""
+    text = "\n".join(cell.source for cell in code(notebook))
+    return all(re.search(rf"\b({names})\(", text) for names in ("fit|trainer", "Classifier|DFD"))
+
+
+def own_patients(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """What keeps a chapter that compares methods from being run on the reader's patients."""
+    if not trains(notebook) or path.stem in WITHOUT_OWN:
+        return
+    known = cli.parameters_of(path)
+    if "config" in known:  # reads the reader's files throughout
+        return
+    if not {"dataset", "root"} <= set(known):
+        yield "it trains methods on a cohort, and has no parameters dataset and root"
+    elif ast.literal_eval(known["dataset"].default) not in ("", "made-up"):
+        yield "dataset is not empty by default"
+    text = "\n".join(cell.source for cell in code(notebook))
+    if "on_your_own(" in text and f'chapter="{path.stem}"' not in text:
+        yield "on_your_own is told another chapter, and would write to its folder"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_methods_can_be_compared_on_the_readers_patients(path):
+    assert not list(own_patients(nbformat.read(path, as_version=4), path))
+
+
+def test_a_chapter_without_these_parameters_is_found(good):
+    notebook = nbformat.read(good, as_version=4)
+    notebook.cells[3].source = "fit(Classifier(backbone=b, schema=s), train)"
+    assert any("no parameters dataset and root" in told for told in own_patients(notebook, good))
