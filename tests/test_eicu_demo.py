@@ -46,6 +46,21 @@ def test_few_are_not_told(grid):
     assert told.share(np.ones(40, bool), 10) == 1
 
 
+def test_what_is_hidden_is_not_what_is_left(grid):
+    told = grid.eicu_demo_data
+    there, died = np.arange(60) < 40, np.arange(60) % 2 == 0
+    # all who died are known, so 9 of those who are missing hide the others too
+    died[58] = False
+    assert told.by_presence(there, died, 10) == {
+        "observed": pytest.approx(2 / 3),
+        "mortality where observed": None,
+        "mortality where missing": None,
+    }
+    died[58] = True
+    assert told.by_presence(there, died, 10)["mortality where missing"] == 0.5
+    assert told.by_presence(there | True, died, 10)["mortality where observed"] == 0.5
+
+
 def test_a_patient_of_two_regions_is_on_no_side(grid):
     cohort = Cohort(
         x={"age": np.arange(4.0)},

@@ -304,6 +304,9 @@ def _about(part: str, cohort: Cohort) -> dict[str, Any]:
     assert cohort.y is not None  # it has labels
     below, died = SETTINGS["below"], cohort.y.numpy() == 1
     counts = {"stays": len(cohort), "died": eicu_demo_data.count(died, below)}
+    if PARTS[part]["way"] == "regions":
+        # fewer than 10 stays are left out there, and a difference must not tell how many
+        counts = {name: n // 10 * 10 for name, n in counts.items() if n is not None}
     return {"cohort": PARTS[part]["cohort"], "way": WAYS[PARTS[part]["way"]], **counts}
 
 

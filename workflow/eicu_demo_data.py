@@ -67,6 +67,16 @@ def facts(cohort: Cohort, below: int) -> dict[str, Any]:
         for j, feature in enumerate(cohort.schema.features[name])
     }
     hospitals = pd.Series(cohort.groups["hospital"]).value_counts()
+    observed = pd.DataFrame(
+        {
+            r: {m: share(mask[here], below) for m, mask in there.items()}
+            for r, here in regions.items()
+        }
+    )
+    # one hidden region would be what is left of all
+    alone = observed.drop(columns="all").isna().sum(axis=1) == 1
+    observed.loc[alone & observed["all"].notna(), "all"] = np.nan
+    observed = observed.astype(object).where(observed.notna(), None)
     return {
         "stays": len(cohort),
         "patients": int(pd.Series(cohort.groups["patient"]).nunique()),
@@ -76,7 +86,7 @@ def facts(cohort: Cohort, below: int) -> dict[str, Any]:
             name: {
                 "stays": count(here, below),
                 "died": count(died & here, below),
-                "observed": {m: share(mask[here], below) for m, mask in there.items()},
+                "observed": observed[name].to_dict(),
             }
             for name, here in regions.items()
         },
@@ -87,10 +97,14 @@ def facts(cohort: Cohort, below: int) -> dict[str, Any]:
 
 def by_presence(mask: np.ndarray, died: np.ndarray, below: int) -> dict[str, Any]:
     """The share of stays in which something was observed, and how many of either side died."""
+    there, missing = share(died[mask], below), share(died[~mask], below)
+    if (there is None and mask.any()) or (missing is None and not mask.all()):
+        # of two that add up to what is known, one alone is not hidden
+        there = missing = None
     return {
         "observed": share(mask, below),
-        "mortality where observed": share(died[mask], below),
-        "mortality where missing": share(died[~mask], below),
+        "mortality where observed": there,
+        "mortality where missing": missing,
     }
 
 
