@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/images.py
 
-Made-up studies in the layout of MIMIC-CXR-JPG are converted once. Then both ways give the same
+Made-up studies in the layout of MIMIC-CXR-JPG are converted once. Few pictures are drawn, and the
+files of all studies are links to them; each is read and decoded anew. Then both ways give the same
 batches, to the last pixel: 32 pairs, 224 by 224, shares of 255. They take turns in one process on
 one thread, block by block over random pairs; the files are in the system's cache. Real ones have
 some 2,500 by 3,000 pixels and take longer to decode than these: a few of that size are timed too.
@@ -10,7 +11,9 @@ What the array gives does not depend on it.
 """
 
 import argparse
+import itertools
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -29,6 +32,8 @@ from dfdlib.data import Cohort, made_up, mimic_cxr
 from dfdlib.data._cxr_convert import read_square
 
 SIZE, BATCH = 224, 32
+DRAWN = 64  # patients whose pictures are drawn
+TABLES = [f"mimic-cxr-2.0.0-{name}" for name in ("metadata", "chexpert", "split")]
 PAIRS_PER_PATIENT = 1.35  # of made-up patients, a little under what they have on average
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "images.json"
 
@@ -45,6 +50,26 @@ def own_mib() -> float:
     """Memory of this process's own: pages of the array that the system keeps do not count."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def write_studies(root: Path, few: Path, n: int, pixels: int) -> dict[str, float]:
+    """Write the tables of n patients, and a file per image; say what one is like."""
+    made_up.write("mimic_cxr", few, n=DRAWN, seed=0, pixels=pixels)
+    drawn = [file for file in sorted((few / "files").rglob("*.jpg")) if file.stat().st_size > 90]
+    made_up.write("mimic_cxr", root, n=n, seed=0, only=TABLES)
+    metadata = pd.read_csv(root / f"{TABLES[0]}.csv.gz")
+    named = metadata[["dicom_id", "subject_id", "study_id"]].itertuples(index=False)
+    for (name, subject, study), file in zip(named, itertools.cycle(drawn), strict=False):
+        target = path_of(root, name, subject, study)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, target)
+    kilobytes = statistics.mean(file.stat().st_size for file in drawn) / 1e3
+    return {"drawn": len(drawn), "files": len(metadata), "kilobytes_per_file": kilobytes}
+
+
+def path_of(root: Path, name: str, subject: int, study: int) -> Path:
+    """Where PhysioNet lays an image."""
+    return root / f"files/p{str(subject)[:2]}/p{subject}/s{study}/{name}.jpg"
 
 
 def from_array(cohort: Cohort, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
@@ -67,7 +92,7 @@ def sources(root: Path, converted: Path, cohort: Cohort) -> dict[str, list[Path]
     """The JPEG file of each pair's images."""
     index = pd.read_parquet(converted / "images.parquet").set_index("row")
     paths = {
-        row: root / f"files/p{str(subject)[:2]}/p{subject}/s{study}/{name}.jpg"
+        row: path_of(root, name, subject, study)
         for row, name, subject, study in index[["dicom_id", "subject_id", "study_id"]].itertuples()
     }
     sides = ("frontal", "lateral")
@@ -135,14 +160,16 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root = Path(folder) / "all"
         n = int(given.pairs / PAIRS_PER_PATIENT) + 1
-        made_up.write("mimic_cxr", root, n=n, seed=0, pixels=given.pixels)
+        jpeg = write_studies(root, Path(folder) / "few", n, given.pixels)
         start, wall = time.process_time(), time.perf_counter()
-        converted = mimic_cxr.convert(root, size=SIZE, progress=False)
+        workers = os.cpu_count() or 1
+        converted = mimic_cxr.convert(root, size=SIZE, workers=workers, progress=False)
         conversion = {
             "cpu_seconds": time.process_time() - start,
             "wall_seconds": time.perf_counter() - wall,
+            "workers": workers,
             "megabytes": (converted / "images.npy").stat().st_size / 1e6,
             "images": len(np.load(converted / "images.npy", mmap_mode="r")),
         }
@@ -158,9 +185,10 @@ def main() -> None:
                 "jpeg_shorter_side": given.pixels,
                 "threads": 1,
             },
+            "jpeg": jpeg,
             "conversion": conversion,
             "turns": turns(cohort, files, given.blocks),
-            "milliseconds_per_file_of_2544_pixels": full_size(root / "full"),
+            "milliseconds_per_file_of_2544_pixels": full_size(Path(folder) / "full"),
             "epoch": epoch(cohort),
             "versions": {
                 "python": platform.python_version(),
