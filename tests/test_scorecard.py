@@ -114,6 +114,23 @@ def test_data_sets_that_are_controls_are_not_counted(root, store):
     assert parts == ["", "", "the naive network loses to the oracle"]
 
 
+def test_what_was_asked_tells_results_of_the_same_method_apart(root, store):
+    claims = [
+        *CLAIMS,
+        {"id": "mmvm-label-efficiency", "source": MMVM, "claim": "", "reach": ["truth"]},
+    ]
+    (root / "claims.yaml").write_text(yaml.safe_dump(claims))
+    ours = "auroc mean 10 of MMVM, minus auroc mean {} of supervised"
+    store(
+        *[
+            result("mmvm-label-efficiency", method="MMVM against supervised", estimand=asked)
+            for asked in (ours.format(10), ours.format(100))
+        ]
+    )
+    parts = scorecard.evidence(root)["part"].tolist()
+    assert parts == ["", "MMVM with 10 % of the labels against supervised with all"]
+
+
 def test_a_half_that_was_not_tested_is_named(root, store):
     store(result("missingness-bias", method="naive, GRAPE"))
     found = row(root, "missingness-bias")

@@ -153,7 +153,7 @@ def claims_table(ids: Sequence[str] | None = None, *, root: Path | None = None) 
 
     Returns:
         Columns claim, statement, reach, verdict, dataset, method, metric, effect, low, high,
-        margin, seeds, command and file. Where no result is stored, the verdict says why.
+        margin, seeds, estimand, command and file. Where no result is stored, the verdict says why.
 
     Raises:
         ValueError: an id that `claims.yaml` does not have.
@@ -175,7 +175,7 @@ def claims_table(ids: Sequence[str] | None = None, *, root: Path | None = None) 
         ]
     )
     columns = ["claim", "reach", "verdict", "dataset", "method", "metric"]
-    columns += ["effect", "low", "high", "margin", "seeds", "command", "file"]
+    columns += ["effect", "low", "high", "margin", "seeds", "estimand", "command", "file"]
     results = read_results(root / "results").reindex(columns=columns).astype({"claim": object})
     table = wanted.merge(results, how="left", on=["claim", "reach"])
     none_yet = table["reach"].map(lambda reach: _NO_RESULT.get(reach, "no result yet"))

@@ -5,8 +5,6 @@ named in one place, `PRIMARY`, by patterns and not by what came out; `summarise`
 of their verdicts. No row is written by hand, so a result that is added is counted.
 """
 
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,23 @@ import pandas as pd
 from dfdlib.book._answers import answers, takes_data
 from dfdlib.book._chapter import claims_table
 from dfdlib.book._files import book_root, load_claims
+from dfdlib.book._primary import EVERY, PRIMARY, SEEDS, Part
+
+__all__ = [
+    "PRIMARY",
+    "SEEDS",
+    "VERDICTS",
+    "Part",
+    "answers",
+    "card",
+    "evidence",
+    "published",
+    "reproduce",
+    "summarise",
+    "system",
+]
 
 VERDICTS = ("held", "mixed", "undecided", "did not hold", "not tested here")
-SEEDS = 5
 
 # By paper: its short name, and the credentialed data sets that its tables stand on.
 _SYSTEMS = {
@@ -25,82 +37,6 @@ _SYSTEMS = {
     "2509.05615": ("causal debiasing", ("mimic_iv", "eicu")),
     "2411.10356": ("MMVM", ("mimic_cxr",)),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What a claim says, and which results say so: patterns of method and of data set."""
-
-    says: str
-    methods: tuple[str, ...] = ("*",)
-    without: tuple[str, ...] = ()
-
-    def holds(self, method: str, dataset: str) -> bool:
-        """Whether a result is one of these.
-
-        >>> Part(says="", methods=("DFD, *",), without=("*, mcar",)).holds("DFD, MUSE", "heart")
-        True
-        """
-        return any(fnmatchcase(method, pattern) for pattern in self.methods) and not any(
-            fnmatchcase(dataset, pattern) for pattern in self.without
-        )
-
-
-# The one place that names the primary results of a claim: the method as described, on every data
-# set, backbone and size. Not counted are variants, rivals, and data sets that are controls, because
-# the claim says nothing of them. A claim that is not named here counts every result. What has fewer
-# than SEEDS seeds (the maps) never counts.
-_DFD = Part(says="DFD as described", methods=("DFD, *", "dual branch*"))
-_NONE_MISSING_FOR_A_REASON = ("*mcar", "*strength 0 to 2")
-PRIMARY = {
-    "dfd-gain": (_DFD,),
-    "dfd-mi-ablation": (
-        Part(says="with the term against without", methods=("without MI, *", "dual branch*")),
-    ),
-    "dfd-tsne": (_DFD,),
-    "dfd-gate": (
-        Part(
-            says="a learned gate, cause and bias on edges of their own",
-            methods=("learned, *",),
-            without=("*confounded-linear",),
-        ),
-    ),
-    "dfd-gce": (
-        Part(says="q = 0.7, easy bias", methods=("q = 0.7, *",), without=("*xor", "*parity")),
-    ),
-    "dfd-mi": (_DFD,),
-    "dfd-bias-probe": (_DFD,),
-    "dfd-intervention": (
-        Part(says="DFD, something injected", methods=("DFD, *",), without=("*strength 0",)),
-    ),
-    "dfd-warmup": (Part(says="15 epochs against none", methods=("L_d 0, *",)),),
-    "dfd-transformers": (_DFD,),
-    "missingness-bias": (
-        Part(
-            says="the naive network loses to the oracle",
-            methods=("naive, *",),
-            without=_NONE_MISSING_FOR_A_REASON,
-        ),
-        Part(
-            says="stratified adjustment gains on it",
-            methods=("stratified, *", "deconfounder*"),
-            without=_NONE_MISSING_FOR_A_REASON,
-        ),
-    ),
-    "missingness-substitute": (
-        Part(
-            says="the substitute gains on the naive network",
-            methods=("substitute*",),
-            without=_NONE_MISSING_FOR_A_REASON,
-        ),
-    ),
-    "distribution-bias": (
-        Part(says="ERM loses elsewhere", methods=("ERM, *", "*, ERM")),
-        Part(says="DFD gains on it", methods=("DFD, *",)),
-    ),
-    "deconfounding-compatible": (Part(says="both against neither", methods=("both*",)),),
-}
-_EVERY = (Part(says="every result"),)
 
 
 def summarise(verdicts: list[str]) -> str:
@@ -130,9 +66,9 @@ def evidence(root: Path | None = None) -> pd.DataFrame:
     """
     table = claims_table(root=root).dropna(subset="file").reset_index(drop=True)
     parts = []
-    for claim, method, dataset, seeds in table[["claim", "method", "dataset", "seeds"]].to_numpy():
-        of_it = [p.says for p in PRIMARY.get(claim, _EVERY) if p.holds(method, dataset)]
-        parts.append(of_it[0] if of_it and len(seeds) >= SEEDS else "")
+    for _, row in table.iterrows():
+        of_it = [part.says for part in PRIMARY.get(row["claim"], EVERY) if part.holds(row)]
+        parts.append(of_it[0] if of_it and len(row["seeds"]) >= SEEDS else "")
     return table.assign(part=parts)
 
 
@@ -154,7 +90,7 @@ def card(root: Path | None = None, *, results: pd.DataFrame | None = None) -> pd
     results = evidence(root) if results is None else results
     rows = []
     for claim in load_claims(root):
-        parts = PRIMARY.get(claim["id"], _EVERY)
+        parts = PRIMARY.get(claim["id"], EVERY)
         for reach in claim["reach"]:
             here = results[(results["claim"] == claim["id"]) & (results["reach"] == reach)]
             primary = here[here["part"] != ""]
