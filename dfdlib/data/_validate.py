@@ -178,7 +178,9 @@ def table(given: Any, what: str, n: int) -> pd.DataFrame:
             )
     if isinstance(given, pd.DataFrame):
         return given.reset_index(drop=True)
-    return pd.DataFrame({name: np.asarray(column) for name, column in given.items()})
+    # the index too: without a column there are n rows nevertheless
+    columns = {name: np.asarray(column) for name, column in given.items()}
+    return pd.DataFrame(columns, index=pd.RangeIndex(n))
 
 
 def positions(rows: Any, n: int) -> Int64[Tensor, " k"]:

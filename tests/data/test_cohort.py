@@ -196,6 +196,11 @@ def test_without_labels_there_is_no_task():
     assert next(cohort.batches()).y is None
 
 
+def test_a_cohort_without_a_covariate_is_cut_all_the_same():
+    cohort = Cohort(x={"a": np.ones(6)}, covariates={})
+    assert [len(part) for part in cohort.split((0.5, 0.5))] == [3, 3]
+
+
 def test_groups_and_covariates_may_be_frames_with_an_index_of_their_own():
     frame = pd.DataFrame({"site": ["a", "b"], "age": [50, 60]}, index=[7, 3])
     cohort = Cohort(x={"a": np.ones(2)}, groups=frame[["site"]], covariates=frame[["age"]])
