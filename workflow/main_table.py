@@ -208,8 +208,18 @@ def _write_table(
             verdict=verdict,
             selection="last epoch, fixed settings",
             device="cpu",
-            command="make results",
+            command=_command(preset, n, backbone, name),
         )
+
+
+def _command(preset: str, n: int, backbone: str, method: str) -> str:
+    """What repeats a method and ERM, with the first seed: each with all methods of its part."""
+    parts = [p for p, given in SETTINGS["parts"].items() if {method, "ERM"} & set(given)]
+    return " && ".join(
+        f"python workflow/main_table.py run --preset {preset} --n {n} --backbone {backbone} "
+        f"--part {part} --seed {SETTINGS['seeds'][0]} --out runs/one-{k}.json"
+        for k, part in enumerate(parts)
+    )
 
 
 def _rank(rule: str) -> int:
