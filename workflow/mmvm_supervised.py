@@ -28,7 +28,7 @@ class Network(nn.Module):
 
 def loss(kind: str, logits: Tensor, y: Tensor) -> Tensor:
     """Binary cross-entropy, or what the public code has: a softmax over the sigmoids."""
-    if kind == "published":
+    if kind != "correct":
         return cross_entropy(logits.sigmoid(), y)
     return binary_cross_entropy_with_logits(logits, y)
 
@@ -45,7 +45,7 @@ def train(
     steps: int,
     seed: int,
 ) -> Network:
-    """Train on the labelled rows; keep the best validation loss, or, as published, the worst.
+    """Train on the labelled rows; keep the best validation loss, or, "published", the worst.
 
     `y` are the labels of all rows, flipped or not. Only the net trained correctly sees pictures
     shifted by a few pixels.
