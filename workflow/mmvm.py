@@ -112,7 +112,7 @@ def probed(
 
 
 def taught(kind: str, data: dict[str, Cohort], seed: int) -> dict[str, list[float]]:
-    """Train a supervised net on each labelled subset; the published loss only where it is asked for."""
+    """Train a supervised net on each labelled subset; the published loss on two fractions only."""
     y = {part: labels(cohort) for part, cohort in data.items()}
     views, given = data["train"].names, SETTINGS["supervised"]
     tables: dict[str, list[float]] = {}
