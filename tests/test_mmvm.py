@@ -179,6 +179,6 @@ def test_incomplete_seeds_are_refused_and_complete_ones_answered(mmvm, tmp_path)
     mmvm.collect(files, tmp_path / "out")
     found = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")]
     verdicts = {(r["metric"], r["method"]): r["verdict"] for r in found}
-    assert verdicts["auroc mean 10", "MMVM against PoE"] == "held"
-    assert verdicts["auroc lateral 100", "MMVM against PoE"] == "did not hold"
+    assert verdicts["auroc mean 10", "MMVM against independent"] == "held"
+    assert verdicts["auroc lateral 100", "MMVM against independent"] == "did not hold"
     assert all("--experiment missing" in r["command"] for r in found)

@@ -8,7 +8,7 @@ from dfdlib.data import Cohort
 FEW = 10
 
 
-def few(count: float) -> str:
+def few(count: float | int) -> str:
     """Write a count, or that it is small.
 
     Example:
