@@ -92,6 +92,7 @@ class PlainDecoder(nn.Module):
         ]
         self.layers = nn.Sequential(
             nn.Linear(D, like.first.out_features),
+            nn.ReLU(),
             nn.Unflatten(1, like.start),
             *layers,
             nn.ConvTranspose2d(like.patch.in_features, 1, 2, 2),

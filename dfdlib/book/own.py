@@ -28,6 +28,8 @@ from dfdlib.training import fit
 __all__ = ["FEW", "few", "hide_few", "on_your_own", "own_cohort", "own_folder", "shares"]
 
 DATASETS = ("eicu", "mimic_iv", "adni", "made-up eicu")
+# the chapters that end with `pairs_on_your_own` of dfdlib.book.own_pairs
+OF_PAIRS = ("20-ten-per-cent-of-the-labels", "21-what-does-the-sharing")
 _SITES = ("site", "region", "period")  # what stands for the hospital, where there is none
 
 
@@ -53,7 +55,13 @@ def own_cohort(dataset: str, root: str = "") -> Cohort:
         ValueError: dataset 'eicu' needs the folder of its files. Add -p root FOLDER
     """
     if dataset.endswith((".yaml", ".yml")):
-        return _with_site(data.from_tables(_found(root) / dataset if root else _found(dataset)))
+        tables = found_path(root) / dataset if root else found_path(dataset)
+        return _with_site(data.from_tables(tables))
+    if dataset.endswith("mimic_cxr"):
+        raise ValueError(
+            f"{dataset!r} holds pairs of pictures, which this chapter's methods do not read. Run "
+            f"{' or '.join(OF_PAIRS)} with these parameters"
+        )
     if dataset not in DATASETS:
         error = unknown(dataset, DATASETS, "data set to run on")
         raise ValueError(f"{error} Or name a file for from_tables: -p dataset tables.yaml")
@@ -63,7 +71,7 @@ def own_cohort(dataset: str, root: str = "") -> Cohort:
             return _with_site(data.load("eicu", root=folder))
     if not root:
         raise ValueError(f"dataset {dataset!r} needs the folder of its files. Add -p root FOLDER")
-    folder = str(_found(root))
+    folder = str(found_path(root))
     if dataset == "adni":
         return _with_site(data.load("adni", root=folder))
     return _with_site(data.load(dataset, root=folder, modalities=_there(dataset, folder)))
@@ -87,8 +95,8 @@ def _there(dataset: str, folder: str) -> list[str]:
     return there or list(wanted)  # none at all: the loader says which file it looked for
 
 
-def _found(path: str) -> Path:
-    """A path as typed, or else seen from the folder of the book: chapters run in their own."""
+def found_path(path: str) -> Path:
+    """Find a path as typed, or else seen from the folder of the book: chapters run in their own."""
     typed = Path(path).expanduser()
     beside = book_root() / typed
     return beside if not typed.exists() and beside.exists() else typed
@@ -155,7 +163,7 @@ def on_your_own(
             fit(model, train, val, stages=stages, batch_size=size, lr=3e-3, seed=seed)
         reports[name] = evaluate(model, test, by=by, n_boot=n_boot, seed=seed)
     table = hide_few(_beside_the_first(reports, n_boot, seed))
-    _write(table, own_folder(chapter), Path(dataset).stem, seed, train.names)
+    write_rows(table, own_folder(chapter), Path(dataset).stem, seed, train.names)
     return _shown(table)
 
 
@@ -175,7 +183,8 @@ def _beside_the_first(reports: Mapping[str, Report], n_boot: int, seed: int) -> 
     return pd.concat(lines, ignore_index=True)
 
 
-def _write(table: pd.DataFrame, folder: Path, dataset: str, seed: int, names: object) -> None:
+def write_rows(table: pd.DataFrame, folder: Path, dataset: str, seed: int, names: object) -> None:
+    """Write a table's lines, a JSON file for each method."""
     for name, rows in table.groupby("method", sort=False):
         lines = json.loads(rows.drop(columns="method").to_json(orient="records"))
         told = {"dataset": dataset, "method": name, "seed": seed, "modalities": names}

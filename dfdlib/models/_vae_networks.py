@@ -73,12 +73,11 @@ class ImageDecoder(nn.Module):
         shapes = _halvings(size, width)[::-1]
         self.start = shapes[0]
         self.first = nn.Linear(d, shapes[0][0] * shapes[0][1] * shapes[0][2])
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.Dropout2d(dropout)] if dropout else []
         for before, after in pairwise(shapes[:-1]):
             odd = (after[1] - 2 * before[1], after[2] - 2 * before[2])
-            layers += [nn.ReLU(inplace=True), *([nn.Dropout2d(dropout)] if dropout else [])]
             layers += [nn.ConvTranspose2d(before[0], after[0], 4, 2, 1, output_padding=odd)]
-        layers += [nn.ReLU(inplace=True), *([nn.Dropout2d(dropout)] if dropout else [])]
+            layers += [nn.ReLU(inplace=True), *([nn.Dropout2d(dropout)] if dropout else [])]
         self.layers = nn.Sequential(*layers)
         self.patch = nn.Linear(shapes[-2][0], 4 * shapes[-1][0])
         self.to(memory_format=channels_last)  # type: ignore[call-overload]
@@ -86,11 +85,11 @@ class ImageDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
         """Draw each patient's picture."""
         channels, height, breadth = self.start
-        h = self.first(z).unflatten(1, (height, breadth, channels)).permute(0, 3, 1, 2)
+        # rectified before it is seen as a picture: in place on a view costs copies backwards
+        h = self.first(z).relu_().unflatten(1, (height, breadth, channels)).permute(0, 3, 1, 2)
         h = self.layers(h).permute(0, 2, 3, 1)
-        channels, height, breadth = self.size
-        patches = self.patch(h).unflatten(3, (channels, 2, 2))
-        x = patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        _, height, breadth = self.size
+        x = nn.functional.pixel_shuffle(self.patch(h).permute(0, 3, 1, 2), 2)
         odd = (0, breadth % 2, 0, height % 2)
         return nn.functional.pad(x, odd, mode="replicate") if any(odd) else x
 
