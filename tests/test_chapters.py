@@ -16,6 +16,7 @@ paper-scale parameters in `chapters/parameters/NN-name.paper.yaml`. Its cells, i
     str, bool, list[int], str|None, Literal['a','b'] without a space); one of them is `seed`. Where
     methods are trained on a cohort, `dataset` and `root` name the reader's own: `on_your_own(…)` of
     dfdlib.book.own trains them there, writes to `runs/` only and hides what was computed on few.
+    Multimodal VAEs go to pairs of pictures by the same parameters: `pairs_on_your_own(…)`.
 3.  The headings of HEADINGS, level 2, in this order; others may stand between.
     *The claim* holds an admonition of class `claim`, *What you may not conclude* one of class
     `limits`, *The idea in one picture* a figure. Between *Run* and *What you may not conclude*
@@ -49,6 +50,7 @@ import yaml
 from nbformat import NotebookNode, v4
 
 from dfdlib import cli
+from dfdlib.book.own import OF_PAIRS
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -595,18 +597,17 @@ def trains(notebook: NotebookNode) -> bool:
 
 def own_patients(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """What keeps a chapter that compares methods from being run on the reader's patients."""
-    if not trains(notebook) or path.stem in WITHOUT_OWN:
-        return
+    text = "\n".join(cell.source for cell in code(notebook))
+    offers = "on_your_own(" in text
+    if offers and f'chapter="{path.stem}"' not in text:
+        yield "on_your_own is told another chapter, and would write to its folder"
     known = cli.parameters_of(path)
-    if "config" in known:  # reads the reader's files throughout
-        return
+    if not offers and (not trains(notebook) or path.stem in WITHOUT_OWN or "config" in known):
+        return  # by `config` it reads the reader's files throughout
     if not {"dataset", "root"} <= set(known):
         yield "it trains methods on a cohort, and has no parameters dataset and root"
     elif ast.literal_eval(known["dataset"].default) not in ("", "made-up"):
         yield "dataset is not empty by default"
-    text = "\n".join(cell.source for cell in code(notebook))
-    if "on_your_own(" in text and f'chapter="{path.stem}"' not in text:
-        yield "on_your_own is told another chapter, and would write to its folder"
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -618,3 +619,17 @@ def test_a_chapter_without_these_parameters_is_found(good):
     notebook = nbformat.read(good, as_version=4)
     notebook.cells[3].source = "fit(Classifier(backbone=b, schema=s), train)"
     assert any("no parameters dataset and root" in told for told in own_patients(notebook, good))
+
+
+def test_pairs_need_the_parameters_and_the_folder_of_their_chapter(good):
+    notebook = nbformat.read(good, as_version=4)
+    notebook.cells[3].source = 'pairs_on_your_own({}, chapter="02-other")'
+    said = list(own_patients(notebook, good))
+    assert any("told another chapter" in told for told in said)
+    assert any("no parameters dataset and root" in told for told in said)
+
+
+@pytest.mark.parametrize("chapter", OF_PAIRS)
+def test_chapters_that_take_pairs_are_those_that_others_point_to(chapter):
+    notebook = nbformat.read(ROOT / "chapters" / f"{chapter}.ipynb", as_version=4)
+    assert any("pairs_on_your_own(" in cell.source for cell in code(notebook))

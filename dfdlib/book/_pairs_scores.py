@@ -35,8 +35,8 @@ def scored(
     views = list(next(iter(found.values())))
     codes, ids = pd.factorize(patient)
     counts = _counts(y, codes, len(ids))
-    told = ~hide_few(counts.assign(value=0.0, low=0.0, high=0.0))["value"].isna().to_numpy()
-    told &= (counts["n_pos"] > 0) & (counts["n_pos"] < counts["n"])
+    enough = ~hide_few(counts.assign(value=0.0, low=0.0, high=0.0))["value"].isna()
+    told = (enough & (counts["n_pos"] > 0) & (counts["n_pos"] < counts["n"])).to_numpy()
     once, draws = {}, {}
     for asked, by_view in found.items():
         sets = [

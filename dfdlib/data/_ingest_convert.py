@@ -33,13 +33,17 @@ def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
             raise ValueError(
                 f"memory={memory!r} is not a size. Write a number and a unit: memory='4GB'"
             ) from None
-        if threads is not None:
-            connected.execute("SET threads = ?", [threads])
+        connected.execute("SET threads = ?", [threads or cores()])
         # a table is streamed, and nothing is sorted: what does not fit is an error, not a file
         connected.execute("SET temp_directory = ''")
         connected.execute("SET enable_progress_bar = true")
         connected.execute("SET enable_progress_bar_print = false")
         yield connected
+
+
+def cores() -> int:
+    """Count the cores that this process may use; the machine can have more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def convert(

@@ -44,7 +44,7 @@ def ingest(
             their owners gave them, in either case.
         out: the folder to write to; it is made if it does not exist.
         memory: what DuckDB may use, such as "4GB".
-        threads: how many it may use; by default as many as there are cores.
+        threads: how many it may use; by default as many as there are cores for this process.
         tables: these tables only.
         skip: tables to do without.
         version: the version that this must be; by default any that the cohorts are written for,

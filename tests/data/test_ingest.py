@@ -17,6 +17,7 @@ import pytest
 
 from dfdlib.data import _ingest_convert, _ingest_sources, _tables, made_up
 from dfdlib.data import ingest as module
+from dfdlib.data._ingest_convert import connection
 from dfdlib.data.ingest import ingest, read_manifest
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -550,3 +551,13 @@ def test_the_demo_of_eicu_is_read_as_pandas_reads_it(name, tmp_path):
         assert len(got) == len(want)
         for column in columns:
             assert same(got[column], want[column]), (table, column)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 1), (2, 2)])
+def test_takes_as_many_threads_as_the_process_has_cores(
+    given: int | None, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3}, raising=False)
+    with connection(memory="1GB", threads=given) as connected:
+        found = connected.execute("SELECT current_setting('threads')").fetchone()
+    assert found == (used,)
