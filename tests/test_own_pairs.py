@@ -116,8 +116,9 @@ def test_a_converted_folder_is_read_from_the_book_too(book, files):
     assert set(cohort.groups["split"]) == {"train", "validate", "test"}
 
 
-def test_made_up_pairs_outlive_their_files():
+def test_made_up_pairs_outlive_their_files(caplog):
     cohort = own_pairs._made_up(40)
+    assert not caplog.records
     assert cohort.x["lateral"].shape[1:] == (1, 32, 32)
     assert isinstance(cohort.x["lateral"].pixels, np.ndarray)
     assert not isinstance(cohort.x["lateral"].pixels, np.memmap)
@@ -162,7 +163,7 @@ def test_readers_are_logistic_regressions_on_standardised_means():
 
 def test_the_net_has_the_encoder_of_the_vae_and_learns():
     train, val, test = own_pairs._parts(pairs())
-    p = own_pairs._taught(vae("mmvm")(train.schema), "lateral", train, val, test, 15, seed=0)
+    p = own_pairs._taught(vae("mmvm")(train.schema), "lateral", train, val, test, 80, seed=0)
     assert p.shape == (len(test), 14)
     assert roc_auc_score(test.y[:, 0], p[:, 0]) > 0.9
 
@@ -191,9 +192,9 @@ def only(table, **given):
 
 def test_differences_are_those_of_a_loop_over_draws_of_patients():
     found, y, patient = scores()
-    table = _pairs_scores.scored(found, y, patient, n_boot=30, seed=5)
+    table = _pairs_scores.scored(found, y, patient, n_boot=12, seed=5)
     codes, ids = pd.factorize(patient)
-    weights = next(patient_weights(len(ids), 30, seed=5, chunk=30))[:, codes].astype(int)
+    weights = next(patient_weights(len(ids), 12, seed=5, chunk=12))[:, codes].astype(int)
     kept = [k for k in range(14) if only(table, finding=mimic_cxr.LABELS[k], method="net",
                                          labels=10, view="frontal")["note"] == ""]  # fmt: skip
     assert len(kept) > 10

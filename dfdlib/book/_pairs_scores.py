@@ -58,12 +58,12 @@ def scored(
         for at in np.ndindex(once[name, share].shape):
             line = {"method": name, "labels": share, "view": (*views, "mean")[at[0]]}
             line |= {"finding": counts.index[at[1]], **counts.iloc[at[1]]}
-            line |= _estimate("value", "", once[name, share][at], draws[name, share][at])
+            value, drawn = once[name, share][at], draws[name, share][at]
+            line |= _estimate("value", "", float(value), drawn)
             for word, other in (("difference", (first, share)), ("fewest", (first, fewest))):
                 if other != (name, share):
-                    gap = once[other][at] - once[name, share][at]
-                    drawn = draws[other][at] - draws[name, share][at]
-                    line |= _estimate(word, f"{word}_", gap, drawn)
+                    gap, apart = once[other][at] - value, draws[other][at] - drawn
+                    line |= _estimate(word, f"{word}_", float(gap), apart)
             lines.append(line)
     return _hidden(pd.DataFrame(lines).assign(findings=int(told.sum())))
 
@@ -88,7 +88,7 @@ def _estimate(
     name: str, prefix: str, value: float, draws: Float[np.ndarray, " b"]
 ) -> dict[str, float]:
     low, high = interval(draws)
-    return {name: float(value), f"{prefix}low": low, f"{prefix}high": high}
+    return {name: value, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _hidden(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Trained without labels, read by logistic regression at fractions of them, beside
 same labels teach. What leaves the page are aggregates of ten patients and more.
 """
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -76,11 +77,17 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
 
 
 def _made_up(n: int = 1500) -> Cohort:
-    with tempfile.TemporaryDirectory() as folder:
-        made_up.write("mimic_cxr", folder, n=n, seed=0, pixels=40)
-        cohort = data.load("mimic_cxr", root=mimic_cxr.convert(folder, size=32, progress=False))
-        # into memory: the folder goes
-        return cohort._with(x={name: _read(images) for name, images in cohort.x.items()})
+    said = logging.getLogger(mimic_cxr.__name__)
+    level = said.level
+    said.setLevel(logging.ERROR)  # one in 200 of these images cannot be read, on purpose
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made_up.write("mimic_cxr", folder, n=n, seed=0, pixels=40)
+            cohort = data.load("mimic_cxr", root=mimic_cxr.convert(folder, size=32, progress=False))
+            # into memory: the folder goes
+            return cohort._with(x={name: _read(images) for name, images in cohort.x.items()})
+    finally:
+        said.setLevel(level)
 
 
 def _read(images: object) -> Images:
