@@ -139,6 +139,7 @@ def test_a_run_compares_hides_and_writes_below_runs_only(book, tables):
     )
     added = {path.as_posix() for path in files(book) - before}
     assert added == {"runs/own/09-x/tables-erm.json", "runs/own/09-x/tables-dfd.json"}
+    assert list(dict.fromkeys(table.index.get_level_values("part"))) == ["all", "a", "b", "c"]
     assert table.loc[("c", "ERM"), "AUROC"] == "–"
     assert "fewer than 10" in table.loc[("c", "DFD"), "patients' rows"]
     assert table.loc[("all", "ERM"), "minus the first"] == "–"

@@ -212,5 +212,10 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return (
         pd.DataFrame(rows)
         .T.rename_axis(["part", "method"])
-        .sort_index(level=0, sort_remaining=False)
+        .sort_index(
+            level=0,
+            sort_remaining=False,
+            key=lambda names: names.where(names != "all"),
+            na_position="first",
+        )
     )
