@@ -242,7 +242,7 @@ def test_of_nine_patients_nothing_is_told(capsys):
         columns="note"
     ).isna().all(axis=None)  # fmt: skip
     shown = _pairs_scores.shown(table)
-    assert capsys.readouterr().out == "< 10 test patients, 0 findings\n"
+    assert capsys.readouterr().out == "< 10 test patients; means over 0 of 14 findings\n"
     assert set(shown.to_numpy().ravel()) <= {"–", ""}
 
 
@@ -252,7 +252,7 @@ def test_of_nine_patients_nothing_is_told(capsys):
 def test_without_a_data_set_it_says_how_to_run_it(book, capsys):
     assert own_pairs.pairs_on_your_own(METHODS, dataset="", root="", chapter=CHAPTER) is None
     said = " ".join(capsys.readouterr().out.split())
-    assert said.startswith("To train MMVM, no sharing, supervised on your own chest X-rays:")
+    assert said.startswith("To train MMVM; no sharing; supervised on your own chest X-rays:")
     assert "papermill chapters/20-x.ipynb \\ out.ipynb -p dataset mimic_cxr -p root FOLDER" in said
     assert found_in(book) == {"_toc.yml"}
 
@@ -271,7 +271,8 @@ def test_a_run_compares_hides_and_writes_below_runs_only(book, brought, capsys):
     assert table.loc[("100 %", "supervised"), "MMVM minus it"].startswith(("+", "-"))
     assert table.loc[("10 %", "supervised"), "MMVM, 10 %, minus it"] == ""
     # one of 70 test patients' counts is below ten, so the others are tens
-    assert capsys.readouterr().out == "70 test patients, 12 findings\n"
+    said = "at least 70 test patients; means over 12 of 14 findings\n"
+    assert capsys.readouterr().out == said
     stored = json.loads((book / f"runs/own/{CHAPTER}/mimic_cxr-supervised.json").read_text())
     rare = [row for row in stored["rows"] if row["finding"] == mimic_cxr.LABELS[1]]
     assert len(rare) == 6

@@ -110,8 +110,10 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = table[table["finding"] == MEAN]
     first, fewest = rows["method"].iloc[0], rows["labels"].min()
-    n = rows["n"].iloc[0]
-    print(f"{f'< {FEW}' if pd.isna(n) else n} test patients, {rows['findings'].iloc[0]} findings")
+    n, kept = rows["n"].iloc[0], rows["findings"].iloc[0]
+    rounded = "at least " if (table["note"] != "").any() else ""
+    patients = f"< {FEW}" if pd.isna(n) else f"{rounded}{n}"
+    print(f"{patients} test patients; means over {kept} of {len(LABELS)} findings")
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for _, row in rows.sort_values("labels", kind="stable").iterrows():
         line = lines.setdefault((f"{row['labels']} %", row["method"]), {})

@@ -142,7 +142,7 @@ def pairs_on_your_own(
     """
     if not dataset:
         names = [*methods, NET] if supervised else list(methods)
-        print(f"To train {', '.join(names)} on your own chest X-rays:")
+        print(f"To train {'; '.join(names)} on your own chest X-rays:")
         print("dfdlib data convert mimic-cxr --root FOLDER")
         print(f"papermill chapters/{chapter}.ipynb \\")
         print("    out.ipynb -p dataset mimic_cxr -p root FOLDER")
