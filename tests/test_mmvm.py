@@ -77,6 +77,32 @@ def test_a_report_mentions_most_of_what_is_there(parts):
     assert mentioned[train.y == 0].mean() < 0.15
 
 
+def test_digits_have_a_label_each_and_noise_replaces_the_second(parts):
+    clean, noisy = parts(digits=True), parts(digits=True, degraded=1.0)
+    for part in clean:
+        assert clean[part].y.shape[1] == 10
+        assert (clean[part].y.sum(1) == 1).all()
+        assert torch.equal(clean[part].x["first"], noisy[part].x["first"])
+        assert not torch.isin(noisy[part].x["second"], clean[part].x["second"]).all()
+
+
+def test_each_fraction_is_read_with_its_own_regularisation(mmvm, measures, parts, monkeypatch):
+    cohorts, seen = parts(), []
+    h = {
+        p: {v: cohort.x[v].flatten(1).numpy() for v in cohort.names}
+        for p, cohort in cohorts.items()
+    }
+
+    def read(features, y, others, c):
+        seen.append((len(y), c))
+        return measures.read(features, y, others, c)
+
+    monkeypatch.setattr(mmvm, "read", read)
+    found = mmvm.probed(h, cohorts, 0, c={50: 0.1, 100: 0.01})
+    assert set(seen) == {(30, 0.1), (60, 0.01)}
+    assert len(found["auroc frontal 50"]) == 1
+
+
 def test_larger_subsets_hold_smaller_ones(mmvm, measures):
     found = {(share, k): set(rows) for share, k, rows in measures.subsets(500, mmvm.SETTINGS, 0)}
     assert len(found[10, 0]) == 50

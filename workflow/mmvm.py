@@ -2,7 +2,7 @@ r"""The multimodal VAEs: every experiment that mmvm.yaml declares.
 
     python workflow/mmvm.py run --experiment main --data phantom --seed 0 --out runs/mmvm/a.json
     python workflow/mmvm.py collect runs/mmvm/*/*/*.json --out results/mmvm
-    python workflow/mmvm.py tune
+    python workflow/mmvm.py tune [METHOD …]
 
 `run` trains all methods of an experiment on one data set with one seed, and keeps what was
 measured; `--methods` takes some of them, `--scale paper` the paper's epochs. `collect` puts the
@@ -54,6 +54,11 @@ def kind_of(experiment: str, data: str) -> str:
     return "digits" if EXPERIMENTS[experiment]["data"][data].get("digits") else "phantom"
 
 
+def home(data: str) -> str:
+    """The experiment that lends what it has trained on a data set: the first that has it."""
+    return next(name for name, given in EXPERIMENTS.items() if data in given["data"])
+
+
 def parts(experiment: str, name: str, seed: int) -> dict[str, Cohort]:
     """Training, validation and test patients of a data set."""
     given = EXPERIMENTS[experiment]["data"][name]
@@ -69,18 +74,19 @@ def train(
     method: str, cohort: Cohort, seed: int, *, beta: float, scale: str = "small"
 ) -> MultimodalVAE:
     """Train a VAE; labels are never read."""
-    options = {key: value for key, value in METHODS[method].items() if key != "beta_of"}
+    options = {k: v for k, v in METHODS[method].items() if k not in ("beta_of", "times", "C")}
     options = SETTINGS["model"] | {"beta": beta} | options
     model = MultimodalVAE(schema=cohort.schema, **options)
-    how = SETTINGS["training"]
-    fit(model, cohort, stages=[Stage(**SETTINGS["scales"][scale])], seed=seed, **how)
+    epochs = SETTINGS["scales"][scale]["epochs"] * METHODS[method].get("times", 1)
+    fit(model, cohort, stages=[Stage(epochs=epochs)], seed=seed, **SETTINGS["training"])
     return model.eval()
 
 
 def probed(
-    h: dict[str, Features], data: dict[str, Cohort], seed: int, *, whole: bool
-) -> dict[str, Any]:
-    """Read encoder means at each fraction of the labels; `whole` with noise and forests too."""
+    h: dict[str, Features], data: dict[str, Cohort], seed: int, *,
+    c: dict[int, float], whole: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Read encoder means at each fraction in c; `whole` with noise and forests too."""
     y = {part: labels(cohort) for part, cohort in data.items()}
     there = {v: data["train"].observed[:, j].numpy() for j, v in enumerate(data["train"].names)}
     there["both"] = np.all(list(there.values()), axis=0)
@@ -92,18 +98,18 @@ def probed(
         for metric, value in found.items():
             tables.setdefault(f"{metric} {view} {share}{after}", []).append(value)
 
-    for share, k, rows in subsets(len(data["train"]), SETTINGS, seed):
-        c = SETTINGS["C"]
+    for share, k, rows in subsets(len(data["train"]), SETTINGS | {"fractions": list(c)}, seed):
         for view in h["train"]:
             # who lacks the view cannot teach its reader
             own = rows[there[view][rows]]
             others = [h["test"][view], h["val"][view]]
-            note(view, share, read(h["train"][view][own], y["train"][own], others, c))
+            note(view, share, read(h["train"][view][own], y["train"][own], others, c[share]))
             if not whole or view == "both" or share not in NOISY:
                 continue
             for p in SETTINGS["noise"]:
                 wrong = flipped(y["train"], p, seed)[own]
-                note(view, share, read(h["train"][view][own], wrong, others, c), f" noise {p}")
+                p_wrong = read(h["train"][view][own], wrong, others, c[share])
+                note(view, share, p_wrong, f" noise {p}")
             if share == READ and k == 0:
                 given = SETTINGS["forest"]
                 seen = forest(h["train"][view][own], y["train"][own], others[0], given, seed)
@@ -157,7 +163,8 @@ def run(
             beta = beta_of(name, kind_of(experiment, data))
             model = train(name, cohorts["train"], seed, beta=beta, scale=scale)
             h = {part: features(model, cohort) for part, cohort in cohorts.items()}
-            tables = probed(h, cohorts, seed, whole=given.get("whole", False))
+            c = SETTINGS["C"][METHODS[name].get("C", kind_of(experiment, data))]
+            tables = probed(h, cohorts, seed, c=c, whole=given.get("whole", False))
             numbers = summarised(tables, views) | of_the_latents(model, cohorts["test"])
         found[name] = {"numbers": numbers, "seconds": round(time.process_time() - began, 1)}
     record = {
@@ -176,7 +183,9 @@ def collect(files: list[Path], out: Path) -> None:
         for claim, answers in given["answers"].items():
             for answer in answers:
                 for data, runs in by_data.items():
-                    others = _of(records, "main", answer["on"]) if "on" in answer else runs
+                    others = runs
+                    if "on" in answer:
+                        others = _of(records, home(answer["on"]), answer["on"])
                     _answer(out, experiment, claim, answer, data, runs, others)
 
 
@@ -188,7 +197,7 @@ def _of(records: list[dict[str, Any]], experiment: str, data: str) -> list[dict[
             whole = found.setdefault(record["seed"], {**record, "methods": {}})
             whole["methods"] |= record["methods"]
     for name, there in EXPERIMENTS[experiment].get("from", {}).items():
-        for run in _of(records, "main", data):
+        for run in _of(records, home(data), data):
             if run["seed"] in found:
                 found[run["seed"]]["methods"][name] = run["methods"][there]
     wanted = set(EXPERIMENTS[experiment]["methods"])
@@ -263,7 +272,7 @@ def _command(experiment: str, data: str, sides: list[str], on: str | None) -> st
     """What repeats both sides of a difference, with the first seed."""
     borrowed = EXPERIMENTS[experiment].get("from", {})
     places = [
-        ("main", on or data, borrowed.get(name, name))
+        (home(on or data), on or data, borrowed.get(name, name))
         if name in borrowed or (on and k)
         else (experiment, data, name)
         for k, name in enumerate(sides)
@@ -288,23 +297,30 @@ def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, list[float]
     return {name: [round(v, 6) for v in _values(runs, method, name)] for name in names}
 
 
-def tune() -> None:
-    """Score every beta of every model, with every C, on validation patients; print a line each."""
+def tune(methods: list[str]) -> None:
+    """Score betas and Cs on validation patients: a line for each beta of each model with each C.
+
+    At a model's chosen beta all fractions of the labels are read, at the others a tenth.
+    """
     seed = SETTINGS["tuning_seed"]
     SETTINGS["subsets"] = 1
-    for experiment, data in (("main", "phantom"), ("digits", "digits")):
-        cohorts = parts(experiment, data, seed)
+    for experiment in ("main", "digits", "longer"):
+        (data,) = EXPERIMENTS[experiment]["data"]
+        kind, cohorts = kind_of(experiment, data), parts(experiment, data, seed)
         cohorts["test"] = cohorts["val"]
-        views = tuple(cohorts["train"].names)
-        for method in [m for m in EXPERIMENTS[experiment]["methods"] if "prior" in METHODS[m]]:
-            for beta in SETTINGS["betas"]:
+        borrowed = EXPERIMENTS[experiment].get("from", ())
+        known = [m for m in EXPERIMENTS[experiment]["methods"] if "prior" in METHODS[m]]
+        for method in [m for m in known if m not in borrowed and m in (methods or known)]:
+            chosen = beta_of(method, kind)
+            for beta in [chosen] if "times" in METHODS[method] else SETTINGS["betas"]:
                 model = train(method, cohorts["train"], seed, beta=beta)
                 h = {part: features(model, cohort) for part, cohort in cohorts.items()}
-                for c in (0.01, 0.1, 1.0):
-                    SETTINGS["C"] = c
-                    found = summarised(probed(h, cohorts, seed, whole=False), views)
-                    curve = {f: round(found[f"auroc mean {f}"], 4) for f in SETTINGS["fractions"]}
-                    line = {"data": data, "method": method, "beta": beta, "C": c, "auroc": curve}
+                for c in SETTINGS["Cs"]:
+                    shares = SETTINGS["fractions"] if beta == chosen else [READ]
+                    tables = probed(h, cohorts, seed, c=dict.fromkeys(shares, c))
+                    found = summarised(tables, tuple(cohorts["train"].names))
+                    line = {"data": data, "method": method, "beta": beta, "C": c}
+                    line |= {f"{f} %": round(found[f"auroc mean {f}"], 4) for f in shares}
                     print(json.dumps(line), flush=True)
 
 
@@ -314,8 +330,9 @@ def _slug(text: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["tune"]:
-        sys.exit(tune())
+    if sys.argv[1:2] == ["tune"]:
+        tune(sys.argv[2:])
+        sys.exit()
     jobs.main(
         str(__doc__),
         run,

@@ -18,36 +18,32 @@ def load(settings: dict[str, Any], given: dict[str, Any], seed: int) -> dict[str
     """Draw the parts of a data set.
 
     `settings` are the sizes; `given` the changes: `missing` (a mechanism, of the training part
-    only), `degraded` (the share of the lateral picture that noise replaces, in all parts),
+    only), `degraded` (the share of the second picture that noise replaces, in all parts),
     `report` (mentions of findings in the place of the lateral picture), `digits`.
     """
     sizes = {part: settings["n" if part == "train" else f"n_{part}"] for part in PARTS}
-    if given.get("digits"):
-        return _digits(sizes, settings["size"], seed)
-    parts = {}
-    both = data.load(
-        "phantom", n=sizes["val"] + sizes["test"], size=settings["size"], world="id", seed=seed
-    )
-    parts["train"] = data.load(
-        "phantom",
-        n=sizes["train"],
-        size=settings["size"],
-        missing=given.get("missing", "none"),
-        seed=seed,
-    )
-    parts["val"] = both.select(np.arange(sizes["val"]))
-    parts["test"] = both.select(np.arange(sizes["val"], len(both)))
+    make = _digits if given.get("digits") else _phantom
+    parts = make(sizes, settings["size"], seed, given.get("missing", "none"))
     for k, (name, part) in enumerate(parts.items()):
         rng = np.random.default_rng([seed, k])
         if "degraded" in given:
-            parts[name] = _with(part, VIEWS[1], _degraded(part, given["degraded"], rng))
+            view = part.names[1]
+            parts[name] = _with(part, view, _degraded(part.x[view], given["degraded"], rng))
         if given.get("report"):
             parts[name] = _reported(part, rng)
     return parts
 
 
-def _degraded(cohort: Cohort, share: float, rng: np.random.Generator) -> torch.Tensor:
-    images = cohort.x[VIEWS[1]]
+def _phantom(sizes: dict[str, int], size: int, seed: int, missing: str) -> dict[str, Cohort]:
+    both = data.load("phantom", n=sizes["val"] + sizes["test"], size=size, world="id", seed=seed)
+    return {
+        "train": data.load("phantom", n=sizes["train"], size=size, missing=missing, seed=seed),
+        "val": both.select(np.arange(sizes["val"])),
+        "test": both.select(np.arange(sizes["val"], len(both))),
+    }
+
+
+def _degraded(images: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
     noise = torch.as_tensor(rng.random(images.shape, dtype=np.float32))
     return (1 - share) * images + share * noise
 
@@ -72,11 +68,17 @@ def _own(cohort: Cohort) -> dict[str, np.ndarray]:
     return {"patient": np.asarray(cohort.groups["patient"])}
 
 
-def _digits(sizes: dict[str, int], size: int, seed: int) -> dict[str, Cohort]:
+def _digits(sizes: dict[str, int], size: int, seed: int, _: str) -> dict[str, Cohort]:
     """Validation pairs are of the images of the training part: few are left for the test."""
     train = data.load("digits", n=sizes["train"] + sizes["val"], size=size, seed=seed)
-    return {
+    parts = {
         "train": train.select(np.arange(sizes["train"])),
         "val": train.select(np.arange(sizes["train"], len(train))),
         "test": data.load("digits", n=sizes["test"], part="test", size=size, seed=seed),
+    }
+    # a label per digit, as there is one per finding
+    each = torch.arange(10)
+    return {
+        name: Cohort(x=dict(part.x), y=(part.y[:, None] == each).float(), groups=_own(part))
+        for name, part in parts.items()
     }
