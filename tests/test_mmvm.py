@@ -202,9 +202,22 @@ def test_incomplete_seeds_are_refused_and_complete_ones_answered(mmvm, tmp_path)
         files[-1].write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"are complete\. Run all"):
         mmvm.collect(files[:-1], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"\['MMVM', .*\] of seed 0 stand in two files"):
+        mmvm.collect([*files, files[0]], tmp_path / "out")
     mmvm.collect(files, tmp_path / "out")
     found = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")]
     verdicts = {(r["metric"], r["method"]): r["verdict"] for r in found}
     assert verdicts["auroc mean 10", "MMVM against independent"] == "held"
     assert verdicts["auroc lateral 100", "MMVM against independent"] == "did not hold"
     assert all("--experiment missing" in r["command"] for r in found)
+    c = {str(share): c for share, c in mmvm.SETTINGS["C"]["phantom"].items()}
+    assert all(r["parameters"]["C"]["MMVM"] == c for r in found)
+
+
+def test_what_is_borrowed_comes_from_where_it_was_trained(mmvm):
+    assert mmvm.home("phantom") == "main"
+    assert mmvm.home("digits") == "digits"
+    command = mmvm._command("longer", "phantom", ["MMVM, longer", "supervised"], None)
+    own, borrowed = command.split(" && ")
+    assert "--experiment longer --data 'phantom' --methods 'MMVM, longer'" in own
+    assert "--experiment main --data 'phantom' --methods 'supervised'" in borrowed

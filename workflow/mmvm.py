@@ -70,6 +70,11 @@ def beta_of(method: str, data: str) -> float:
     return SETTINGS["beta"][data][METHODS[method].get("beta_of", method.partition(",")[0])]
 
 
+def _c(method: str, data: str) -> dict[int, float]:
+    """How strongly a model's readers are regularised, by fraction of the labels."""
+    return SETTINGS["C"][METHODS[method].get("C", data)]
+
+
 def train(
     method: str, cohort: Cohort, seed: int, *, beta: float, scale: str = "small"
 ) -> MultimodalVAE:
@@ -163,7 +168,7 @@ def run(
             beta = beta_of(name, kind_of(experiment, data))
             model = train(name, cohorts["train"], seed, beta=beta, scale=scale)
             h = {part: features(model, cohort) for part, cohort in cohorts.items()}
-            c = SETTINGS["C"][METHODS[name].get("C", kind_of(experiment, data))]
+            c = _c(name, kind_of(experiment, data))
             tables = probed(h, cohorts, seed, c=c, whole=given.get("whole", False))
             numbers = summarised(tables, views) | of_the_latents(model, cohorts["test"])
         found[name] = {"numbers": numbers, "seconds": round(time.process_time() - began, 1)}
@@ -195,6 +200,8 @@ def _of(records: list[dict[str, Any]], experiment: str, data: str) -> list[dict[
     for record in records:
         if (record["experiment"], record["data"]) == (experiment, data):
             whole = found.setdefault(record["seed"], {**record, "methods": {}})
+            if twice := set(whole["methods"]) & set(record["methods"]):
+                raise ValueError(f"{sorted(twice)} of seed {record['seed']} stand in two files")
             whole["methods"] |= record["methods"]
     for name, there in EXPERIMENTS[experiment].get("from", {}).items():
         for run in _of(records, home(data), data):
@@ -245,6 +252,7 @@ def _answer(
                     for each in shown
                     if "prior" in METHODS[each]
                 },
+                "C": {each: _c(each, where_from) for each in shown if "prior" in METHODS[each]},
                 "training": SETTINGS["training"] | SETTINGS["scales"][runs[0]["scale"]],
                 "p_holm": row["p_holm"],
                 "numbers": {each: _summaries(runs, each) for each in shown},
@@ -262,7 +270,7 @@ def _answer(
             low=row["low"],
             high=row["high"],
             verdict=row["verdict"],
-            selection="VAEs: last epoch, beta by validation on another seed; nets: validation loss",
+            selection="VAEs: last epoch; beta, C by validation, other seed; nets: validation loss",
             device="cpu",
             command=_command(experiment, data, [method, str(name)], answer.get("on")),
         )  # fmt: skip

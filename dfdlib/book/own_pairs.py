@@ -112,9 +112,9 @@ def pairs_on_your_own(
     VAEs learn from all training pairs, without labels. Of `fractions` of the training patients the
     labels are known, the same for everybody: a logistic regression per finding reads the encoder
     means of one view, and a network with the first VAE's encoder of that view is taught, with
-    binary cross-entropy and the epoch of the lowest validation loss. AUROC is of the test patients,
-    a mean over the findings that ten of them have and ten never have. Intervals of 95 % draw
-    patients with all their pairs; differences are paired. All findings, one by one, go to
+    binary cross-entropy and the epoch of the lowest loss on all validation patients. AUROC is of
+    the test patients, a mean over the findings that ten of them have and ten never have. Intervals
+    of 95 % draw patients with all their pairs; differences are paired. All findings, one by one, go to
     `runs/own/CHAPTER/`, a JSON file for each method.
 
     Args:

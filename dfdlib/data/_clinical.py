@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._ingest_convert import cores
+from dfdlib.data._ingest_convert import set_threads
 from dfdlib.data._ingest_sources import SOURCES
 from dfdlib.data._tables import TABLES, DatasetName
 
@@ -119,7 +119,7 @@ def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extra
     with TemporaryDirectory(prefix="dfdlib-") as spill, extract.connection as connection:
         connection.execute("SET temp_directory = ?", [spill])
         connection.execute("SET enable_progress_bar = false")
-        connection.execute("SET threads = ?", [cores()])
+        set_threads(connection)
         try:
             connection.execute("SET memory_limit = ?", [memory])
         except duckdb.Error:

@@ -18,6 +18,8 @@ Connection = Any
 
 Progress = Callable[[float], object]
 
+_AFFINITY = hasattr(os, "sched_getaffinity")  # not everywhere
+
 
 @contextmanager
 def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
@@ -33,7 +35,7 @@ def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
             raise ValueError(
                 f"memory={memory!r} is not a size. Write a number and a unit: memory='4GB'"
             ) from None
-        connected.execute("SET threads = ?", [threads or cores()])
+        set_threads(connected, threads)
         # a table is streamed, and nothing is sorted: what does not fit is an error, not a file
         connected.execute("SET temp_directory = ''")
         connected.execute("SET enable_progress_bar = true")
@@ -41,9 +43,15 @@ def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
         yield connected
 
 
-def cores() -> int:
-    """Count the cores that this process may use; the machine can have more."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def set_threads(connected: Connection, threads: int | None = None) -> None:
+    """Use so many threads; by default no more than this process may use cores.
+
+    DuckDB keeps to the limits of a container, but not to a process's affinity.
+    """
+    if threads is None:
+        (allowed,) = connected.execute("SELECT current_setting('threads')").fetchone()
+        threads = min(allowed, len(os.sched_getaffinity(0))) if _AFFINITY else allowed
+    connected.execute("SET threads = ?", [threads])
 
 
 def convert(

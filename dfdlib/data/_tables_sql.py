@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from dfdlib.data._ingest_convert import set_threads
 from dfdlib.data._tables_config import ModalityConfig, TablesConfig
 from dfdlib.data._tables_files import (
     SUFFIXES,
@@ -266,6 +267,7 @@ def open_tables(config: TablesConfig, memory: str) -> Iterator[Tables]:
     """Open the files; what does not fit into memory waits in a temporary folder."""
     with TemporaryDirectory(prefix="dfdlib-") as folder, duckdb.connect() as connection:
         connection.execute(f"SET temp_directory = {text_of(folder)}")
+        set_threads(connection)
         try:
             connection.execute(f"SET memory_limit = {text_of(memory)}")
         except duckdb.Error:

@@ -558,6 +558,7 @@ def test_takes_as_many_threads_as_the_process_has_cores(
     given: int | None, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3}, raising=False)
+    monkeypatch.setattr(_ingest_convert, "_AFFINITY", True)
     with connection(memory="1GB", threads=given) as connected:
         found = connected.execute("SELECT current_setting('threads')").fetchone()
     assert found == (used,)
