@@ -114,8 +114,8 @@ def pairs_on_your_own(
     means of one view, and a network with the first VAE's encoder of that view is taught, with
     binary cross-entropy and the epoch of the lowest loss on all validation patients. AUROC is of
     the test patients, a mean over the findings that ten of them have and ten never have. Intervals
-    of 95 % draw patients with all their pairs; differences are paired. All findings, one by one, go to
-    `runs/own/CHAPTER/`, a JSON file for each method.
+    of 95 % draw patients with all their pairs; differences are paired. All findings, one by
+    one, go to `runs/own/CHAPTER/`, a JSON file for each method.
 
     Args:
         methods: by name, what makes a new VAE for a schema; the first is the reference.
