@@ -83,6 +83,8 @@ class Images:
         read = self.pixels[self.rows.clamp(min=0).numpy()]
         if bool(missing.any()):
             read[missing.numpy()] = 0
+        if self.device.type == "cpu":  # in one pass; to other devices 8 bits travel faster
+            return torch.from_numpy(np.divide(read, np.float32(255), dtype=np.float32))
         return scaled(torch.from_numpy(read).to(self.device))
 
 
