@@ -221,3 +221,8 @@ def test_what_is_borrowed_comes_from_where_it_was_trained(mmvm):
     own, borrowed = command.split(" && ")
     assert "--experiment longer --data 'phantom' --methods 'MMVM, longer'" in own
     assert "--experiment main --data 'phantom' --methods 'supervised'" in borrowed
+
+
+def test_only_a_vae_can_be_tuned(mmvm):
+    with pytest.raises(ValueError, match=r"'MMWM' is not a VAE to tune.*Did you mean 'MMVM'"):
+        mmvm.tune(["MMWM"])

@@ -39,6 +39,7 @@ from mmvm_measures import (
 
 from dfdlib._results import _versions
 from dfdlib.data import Cohort
+from dfdlib.data._validate import unknown
 from dfdlib.evaluation import write_result
 from dfdlib.models import MultimodalVAE, Stage
 from dfdlib.training import fit
@@ -312,6 +313,9 @@ def tune(methods: list[str]) -> None:
     """
     seed = SETTINGS["tuning_seed"]
     SETTINGS["subsets"] = 1
+    for name in methods:
+        if "prior" not in METHODS.get(name, {}):
+            raise unknown(name, [m for m in METHODS if "prior" in METHODS[m]], "VAE to tune")
     for experiment in ("main", "digits", "longer"):
         (data,) = EXPERIMENTS[experiment]["data"]
         kind, cohorts = kind_of(experiment, data), parts(experiment, data, seed)
