@@ -64,7 +64,8 @@ def _codes(extract: Extract, modality: Codes, n: int) -> Ragged:
         "SELECT position, code FROM event JOIN numbered USING (word) ORDER BY position, t, word"
     )
     extract.run("DROP TABLE event")
-    return ragged(found["position"], found["code"].astype(np.int64), n)
+    known = dict(zip(words["code"].tolist(), words["word"].tolist(), strict=True))
+    return ragged(found["position"], found["code"].astype(np.int64), n, known)
 
 
 def _series(extract: Extract, modality: Series, n: int) -> Ragged:
@@ -77,7 +78,7 @@ def _series(extract: Extract, modality: Series, n: int) -> Ragged:
         "AND flag IS NOT NULL ORDER BY position, t, flag, value"
     )
     columns = [found[name].astype(np.float32) for name in ("t", "value", "flag")]
-    return ragged(found["position"], np.column_stack(columns), n)
+    return ragged(found["position"], np.column_stack(columns), n, dict(enumerate(modality.units)))
 
 
 def _from(event: Events) -> str:
@@ -90,7 +91,7 @@ def _from(event: Events) -> str:
     )
 
 
-def ragged(position: np.ndarray, values: np.ndarray, n: int) -> Ragged:
+def ragged(position: np.ndarray, values: np.ndarray, n: int, words: dict[int, str]) -> Ragged:
     """Store rows that come in the order of their positions, end to end."""
     offsets = np.searchsorted(position, np.arange(n + 1))
-    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets))
+    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets), words)

@@ -184,7 +184,8 @@ def _read_rows(name: str, rows: Any, kind: Kind) -> Ragged:
     if kind == "series":
         what = f"modality {name!r}"
         values = torch.from_numpy(float32(values.numpy(), what, ("time", "value", "flag")))
-    return Ragged(values.long() if kind == "codes" else values, ragged.offsets.to("cpu"))
+    values = values.long() if kind == "codes" else values
+    return Ragged(values, ragged.offsets.to("cpu"), ragged.words)
 
 
 def _common_length(lengths: dict[str, int]) -> int:
@@ -245,7 +246,7 @@ def _close_rows(name: str, kind: Kind, values: Ragged, by_row: np.ndarray | None
             f"modality {name!r}: row {row} holds an entry that is not finite, and is observed. "
             "Leave such entries out of the row"
         )
-    ragged = Ragged(kept, torch.from_numpy(offsets))
+    ragged = Ragged(kept, torch.from_numpy(offsets), values.words)
     return Modality(kind, ragged, torch.from_numpy(np.array(observed)), None, ())
 
 

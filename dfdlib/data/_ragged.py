@@ -1,7 +1,7 @@
 """Rows of different lengths, stored end to end."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ class Ragged:
     Args:
         values: The entries of all rows, end to end.
         offsets: Where each row begins; one more than there are rows.
+        words: What a code, or a flag of a series, stands for, where that is known. It is read by
+            people alone: no model sees it, and nothing that is saved holds it.
 
     Shapes:
         values (total, ...), offsets (n + 1,).
@@ -33,9 +35,10 @@ class Ragged:
 
     values: Shaped[Tensor, "total ..."]
     offsets: Int64[Tensor, " n_plus_1"]
+    words: Mapping[int, str] | None = field(default=None, repr=False)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Any]) -> "Ragged":
+    def from_rows(cls, rows: Sequence[Any], *, words: Mapping[int, str] | None = None) -> "Ragged":
         """Store a list of arrays or lists; None is an empty row, whole numbers become int64.
 
         Raises:
@@ -61,7 +64,7 @@ class Ragged:
             columns = [str(column) for column in range(flat.shape[1])]
             joined = float32(flat, "rows", columns).reshape(joined.shape)
         values = torch.from_numpy(joined if joined.dtype.kind == "f" else joined.astype(np.int64))
-        return cls(values, torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
+        return cls(values, torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])), words)
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -78,8 +81,9 @@ class Ragged:
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         # an entry's old position is its new one, moved by how far its row moved
         moved = torch.repeat_interleave(self.offsets[:-1][index] - offsets[:-1], lengths)
-        return Ragged(self.values[moved + torch.arange(len(moved), device=moved.device)], offsets)
+        entries = self.values[moved + torch.arange(len(moved), device=moved.device)]
+        return Ragged(entries, offsets, self.words)
 
     def to(self, device: str | torch.device) -> "Ragged":
         """Copy to a device."""
-        return Ragged(self.values.to(device), self.offsets.to(device))
+        return Ragged(self.values.to(device), self.offsets.to(device), self.words)

@@ -56,7 +56,7 @@ def values(config: TablesConfig, tables: Tables, modality: ModalityConfig, n: in
         return _grid(modality, cells, np.array(codes, dtype=float), n)
     _refuse_words(config, tables, modality)
     if modality.kind == "series":
-        return _series(tables, n)
+        return _series(modality, tables, n)
     cells = _one_each(tables, modality, number("text"))
     return _grid(modality, cells, np.ma.filled(cells["taken"].astype(float), np.nan), n)
 
@@ -126,19 +126,20 @@ def _codes(tables: Tables, n: int) -> Ragged:
     cells = tables.fetch(
         "SELECT position, code FROM cell JOIN word ON text = word ORDER BY position, t, flag, text"
     )
-    return _ragged(cells["position"], cells["code"].astype(np.int64), n)
+    known = dict(zip(words["code"].tolist(), words["word"].tolist(), strict=True))
+    return _ragged(cells["position"], cells["code"].astype(np.int64), n, known)
 
 
-def _series(tables: Tables, n: int) -> Ragged:
+def _series(modality: ModalityConfig, tables: Tables, n: int) -> Ragged:
     cells = tables.fetch(
         f"SELECT position, t, {number('text')} AS value, flag FROM cell "
         "ORDER BY position, t, flag, value"
     )
     rows = np.column_stack([cells[name].astype(float) for name in ("t", "value", "flag")])
-    return _ragged(cells["position"], rows, n)
+    return _ragged(cells["position"], rows, n, dict(enumerate(modality.columns)))
 
 
-def _ragged(position: np.ndarray, values: np.ndarray, n: int) -> Ragged:
+def _ragged(position: np.ndarray, values: np.ndarray, n: int, words: dict[int, str]) -> Ragged:
     """Rows that come in the order of their positions, end to end."""
     offsets = np.searchsorted(position, np.arange(n + 1))
-    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets))
+    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets), words)

@@ -158,6 +158,8 @@ def test_events_up_to_the_cut_in_the_order_of_time(tmp_path):
     assert rows(cohort, "codes", 0).tolist() == [code_id(word) for word in words]
     assert rows(cohort, "codes", 1).tolist() == []
     assert set(rows(cohort, "codes", 2)) == {code_id("diagnosis: renal"), code_id(words[2])}
+    known = cohort.x["codes"].words
+    assert [known[code] for code in rows(cohort, "codes", 0).tolist()] == words
     sodium, ph = (list(LAB_UNITS).index(name) for name in ("sodium", "pH"))
     np.testing.assert_allclose(
         rows(cohort, "labs", 0), [[-1, 141, sodium], [11.5, 133, sodium], [700 / 60, 7.4, ph]]

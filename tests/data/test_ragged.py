@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfdlib.data import Ragged
+from dfdlib.data import Cohort, Ragged
 
 ROWS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=6)
 
@@ -38,3 +38,16 @@ def test_rows_of_different_width_are_refused():
 def test_text_is_refused():
     with pytest.raises(ValueError, match=r"not numbers\. Pass integer ids"):
         Ragged.from_rows([["I21.4"], ["E11"]])
+
+
+def test_words_travel_with_the_rows_and_are_not_printed():
+    words = {7: "Admission IC", 9: "lactate"}
+    codes = Ragged.from_rows([[7, 9], [], [7]], words=words)
+    cohort = Cohort(x={"dx": codes}, y=[1.0, 0, 1], observed=np.ones((3, 1), bool))
+    parts = [*cohort.split((0.67, 0.33)), cohort.select([2]), cohort.to("cpu")]
+    assert all(part.x["dx"].words == words for part in parts)
+    batch = next(cohort.batches(2))
+    assert batch.x["dx"].words == batch.rows(torch.tensor([0])).x["dx"].words == words
+    assert "Admission" not in repr(codes)
+    assert "Admission" not in repr(cohort.schema)
+    assert Ragged.from_rows([[7]]).words is None

@@ -122,6 +122,14 @@ def test_the_template_works_as_it_stands(folder):
     ]  # fmt: skip
 
 
+def test_codes_and_items_keep_their_words(folder):
+    cohort = from_tables(folder / "tables.yaml")
+    codes, vitals = cohort.x["diagnoses"], cohort.x["vitals"]
+    known = {code_id(word): word for word in ("I21.4", "0389", "389")}
+    assert {code: codes.words[code] for code in codes.values.tolist()} == known
+    assert vitals.words == {0: "pulse", 1: "spo2"}
+
+
 def test_a_date_without_a_clock_counts_as_the_end_of_its_day(folder):
     """Stay 008 begins at midnight: its sample of that date may be 24 hours old, or none."""
     at_24 = from_tables(changed(folder, time__cut=24))
