@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._ingest_convert import set_threads
+from dfdlib.data._duckdb import set_threads
 from dfdlib.data._ingest_sources import SOURCES
 from dfdlib.data._tables import TABLES, DatasetName
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from dfdlib.data._duckdb import csv_source, quoted, set_threads, text_of
 from dfdlib.data._ingest_files import DELIMITERS, Raw, damaged
 from dfdlib.data._ingest_sources import Source
 
@@ -17,8 +18,6 @@ from dfdlib.data._ingest_sources import Source
 Connection = Any
 
 Progress = Callable[[float], object]
-
-_AFFINITY = hasattr(os, "sched_getaffinity")  # not everywhere
 
 
 @contextmanager
@@ -41,17 +40,6 @@ def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
         connected.execute("SET enable_progress_bar = true")
         connected.execute("SET enable_progress_bar_print = false")
         yield connected
-
-
-def set_threads(connected: Connection, threads: int | None = None) -> None:
-    """Use so many threads; by default no more than this process may use cores.
-
-    DuckDB keeps to the limits of a container, but not to a process's affinity.
-    """
-    if threads is None:
-        (allowed,) = connected.execute("SELECT current_setting('threads')").fetchone()
-        threads = min(allowed, len(os.sched_getaffinity(0))) if _AFFINITY else allowed
-    connected.execute("SET threads = ?", [threads])
 
 
 def convert(
@@ -108,12 +96,12 @@ def _copy(
     lenient: Collection[int] = (),
 ) -> int:
     values = ", ".join(
-        f"{_number(place) if place in lenient else f'c{place}'} AS {_quoted(name)}"
+        f"{_number(place) if place in lenient else f'c{place}'} AS {quoted(name)}"
         for name, place, _ in raw.columns
     )
     with _watched(connected, progress):
         (rows,) = connected.execute(
-            f"COPY (SELECT {values} FROM {_scan(raw, lenient)}) TO {_text(str(target))} "
+            f"COPY (SELECT {values} FROM {_scan(raw, lenient)}) TO {text_of(str(target))} "
             "(FORMAT parquet, COMPRESSION zstd)"
         ).fetchone() or (0,)
     with target.open("rb") as file:
@@ -137,19 +125,8 @@ def _number(place: int) -> str:
 def _scan(raw: Raw, lenient: Collection[int]) -> str:
     """The file as a relation with columns c0, c1, …; those not wanted are not even converted."""
     kinds = {place: kind for _, place, kind in raw.columns if place not in lenient}
-    columns = ", ".join(f"'c{i}': '{kinds.get(i, 'VARCHAR')}'" for i in range(raw.width))
-    return (
-        f"read_csv({_text(str(raw.path))}, columns = {{{columns}}}, delim = {_text(raw.delimiter)},"
-        " header = true, auto_detect = false, quote = '\"', escape = '\"', nullstr = ['', ' '])"
-    )
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    columns = {f"c{i}": kinds.get(i, "VARCHAR") for i in range(raw.width)}
+    return csv_source(raw.path, columns=columns, delimiter=raw.delimiter, null=("", " "))
 
 
 @contextmanager

@@ -6,13 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dfdlib.data._duckdb import csv_source, parquet_source
+
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
 
 
 def open_file(file: Path, connection: Any) -> tuple[str, tuple[str, ...]]:
     """The expression that reads a file, and its columns."""
     if file.name.lower().endswith(".parquet"):
-        source = f"read_parquet({text_of(str(file))})"
+        source = parquet_source(file)
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
         return source, tuple(row[0] for row in described)
     opened = gzip.open if file.suffix.lower() == ".gz" else open
@@ -23,11 +25,7 @@ def open_file(file: Path, connection: Any) -> tuple[str, tuple[str, ...]]:
     names = tuple(name.strip() for name in next(csv.reader([line], delimiter=mark), ()))
     if not names or "" in names or len(set(names)) < len(names):
         raise ValueError(f"its first line is {line.strip()[:60]!r}, no list of column names")
-    types = ", ".join(f"{text_of(name)}: 'VARCHAR'" for name in names)
-    source = (
-        f"read_csv({text_of(str(file))}, auto_detect = false, header = true, delim = "
-        f"{text_of(mark)}, quote = '\"', escape = '\"', columns = {{{types}}})"
-    )
+    source = csv_source(file, columns=dict.fromkeys(names, "VARCHAR"), delimiter=mark)
     return source, names
 
 
@@ -39,14 +37,6 @@ def number(text: str) -> str:
 
 def readable(file: Path) -> bool:
     return file.name.lower().endswith(SUFFIXES)
-
-
-def quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def text_of(word: str) -> str:
-    return "'" + word.replace("'", "''") + "'"
 
 
 def is_number(word: str) -> bool:

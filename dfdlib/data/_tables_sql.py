@@ -10,16 +10,14 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._ingest_convert import set_threads
+from dfdlib.data._duckdb import quoted, set_threads, text_of
 from dfdlib.data._tables_config import ModalityConfig, TablesConfig
 from dfdlib.data._tables_files import (
     SUFFIXES,
     is_number,
     number,
     open_file,
-    quoted,
     readable,
-    text_of,
 )
 from dfdlib.data._validate import unknown
 

@@ -15,7 +15,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from dfdlib.data import _ingest_convert, _ingest_sources, _tables, made_up
+from dfdlib.data import _duckdb, _ingest_convert, _ingest_sources, _tables, made_up
 from dfdlib.data import ingest as module
 from dfdlib.data._ingest_convert import connection
 from dfdlib.data.ingest import ingest, read_manifest
@@ -558,7 +558,7 @@ def test_takes_as_many_threads_as_the_process_has_cores(
     given: int | None, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3}, raising=False)
-    monkeypatch.setattr(_ingest_convert, "_AFFINITY", True)
+    monkeypatch.setattr(_duckdb, "_AFFINITY", True)
     with connection(memory="1GB", threads=given) as connected:
         found = connected.execute("SELECT current_setting('threads')").fetchone()
     assert found == (used,)
