@@ -1,5 +1,7 @@
 """MIMIC-CXR-JPG's tables: which images count, which belong together, who is in which part."""
 
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from dfdlib.data._ingest_files import Raw, find
+from dfdlib.data._ingest_files import Raw, damaged, find
 from dfdlib.data._ingest_sources import SOURCES
 from dfdlib.data._tables import LABELS, TABLES
 
@@ -15,7 +17,7 @@ Pairs = Literal["all", "one"]
 Uncertain = Literal["zeros", "ones", "ignore"]
 
 FRONTAL, LATERAL = ("AP", "PA"), ("LL", "LATERAL")
-_TEXT = {"dicom_id": str, "ViewPosition": str, "split": str}
+PARTS = ("train", "validate", "test")
 
 
 def read_tables(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None, Path]:
@@ -40,31 +42,105 @@ def read_tables(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | 
 
 
 def _read(raw: Raw) -> pd.DataFrame:
+    """Read the wanted columns: identifiers as whole numbers, labels as 1, 0, -1 or missing.
+
+    Raises:
+        ValueError: A file that is damaged, or a value that is none of these; rows are numbered as
+            in the file, after the line of names.
+    """
     names = {place: name for name, place, _ in raw.columns}
-    table = pd.read_csv(
-        raw.path, sep=raw.delimiter, usecols=list(names), header=0, names=range(raw.width),
-        dtype={place: _TEXT[name] for place, name in names.items() if name in _TEXT},
-    )  # fmt: skip
-    return table.rename(columns=names)
+    try:
+        table = pd.read_csv(
+            raw.path, sep=raw.delimiter, usecols=list(names), header=0, names=range(raw.width),
+            dtype=str, keep_default_na=False,
+        ).rename(columns=names)  # fmt: skip
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(
+            damaged(Path(raw.path.name), "it cannot be read to its end", SOURCES["mimic_cxr"])
+        ) from None
+    table = table.apply(lambda column: column.str.strip())
+    for name, letter in (("subject_id", "p"), ("study_id", "s")):
+        # 10000032.0 and p10000032, as other programs and the names of folders write it
+        digits = table[name].str.removeprefix(letter).str.replace(r"\.0*$", "", regex=True)
+        _refuse(raw, name, ~digits.str.fullmatch(r"\d{1,18}"), "a whole number")
+        table[name] = digits.astype("int64")
+    for name in set(LABELS) & set(table.columns):
+        values = pd.to_numeric(table[name].replace("", np.nan), errors="coerce")
+        said = table[name] != ""
+        _refuse(raw, name, said & ~values.isin([-1, 0, 1]), "1, 0, -1 or blank")
+        table[name] = values
+    return table
+
+
+def _refuse(raw: Raw, column: str, bad: pd.Series, wanted: str) -> None:
+    if bad.any():
+        raise ValueError(
+            f"{raw.path.name}: {column} is not {wanted} in {bad.sum()} rows, first in row "
+            f"{int(bad.to_numpy().argmax()) + 1}. Get the file again: {SOURCES['mimic_cxr'].page}"
+        )
+
+
+def official_split(split: pd.DataFrame) -> pd.Series:
+    """The official part of each image; indexed by dicom_id.
+
+    Raises:
+        ValueError: A part that is none of the three.
+    """
+    # `val` is how other data sets, and people who rewrite the file, call it
+    parts = split["split"].str.lower().replace({"val": "validate", "valid": "validate"})
+    parts = parts.replace("validation", "validate")
+    bad = ~parts.isin(PARTS)
+    if bad.any():
+        raise ValueError(
+            f"the table split: {bad.sum()} rows stand in none of the parts {', '.join(PARTS)}, "
+            f"first row {int(bad.to_numpy().argmax()) + 1}. Write one of these words"
+        )
+    return parts.set_axis(split["dicom_id"])[~split["dicom_id"].duplicated().to_numpy()]
 
 
 def select(metadata: pd.DataFrame, chexpert: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Take the images of the four views whose study has labels.
 
+    Left out is what contradicts itself: an image that stands in two studies, a study of two
+    patients, a study with two rows of labels that differ.
+
     Returns:
         One row per image in the published order: by view AP, PA, LL, LATERAL, then as in the
         metadata; and how many images, studies and patients each rule left.
     """
-    images = metadata.drop_duplicates("dicom_id").rename(columns={"ViewPosition": "view"})
-    steps = [("all images", images)]
+    key = ["subject_id", "study_id"]
+    images = metadata.drop_duplicates(["dicom_id", *key]).rename(columns={"ViewPosition": "view"})
+    steps = [("all images", images.drop_duplicates("dicom_id"))]
+    of_two = images["dicom_id"].duplicated(keep=False)
+    of_two |= images.groupby("study_id")["subject_id"].transform("nunique") > 1
+    images = images[~of_two]
+    if of_two.any():
+        _warn(f"{of_two.sum()} rows of the metadata give an image or a study to two")
+        steps.append(("one study and one patient", images))
+    images = images.assign(view=images["view"].str.upper())
     views = [*FRONTAL, *LATERAL]
     images = images[images["view"].isin(views)]
     steps.append((f"view {', '.join(views)}", images))
-    key = ["subject_id", "study_id"]
-    images = images.merge(chexpert.drop_duplicates(key), on=key)
+    given = chexpert.drop_duplicates([*key, *LABELS])
+    images = images.merge(given.drop_duplicates(key), on=key)
     steps.append(("study with a row of labels", images))
+    twice = given.loc[given.duplicated(key), "study_id"]
+    if images["study_id"].isin(twice).any():
+        _warn(f"{twice.nunique()} studies have rows of labels that contradict each other")
+        images = images[~images["study_id"].isin(twice)]
+        steps.append(("rows of labels that do not differ", images))
     images = images.sort_values("view", key=lambda view: view.map(views.index), kind="stable")
     return images.reset_index(drop=True), pd.DataFrame([counts(*step) for step in steps])
+
+
+def _warn(what: str) -> None:
+    warnings.warn(
+        f"{what}; these are left out. Check that the tables are those of one release",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def counts(rule: str, images: pd.DataFrame) -> dict[str, Any]:
@@ -76,11 +152,14 @@ def counts(rule: str, images: pd.DataFrame) -> dict[str, Any]:
 def published_split(subjects: pd.Series) -> pd.Series:
     """Cut subjects 80/10/10 as published; indexed by subject.
 
-    All subjects with any of the four views are cut, not only those with pairs.
+    All subjects with any of the four views are cut, not only those with pairs. Fewer than six
+    cannot be cut: nobody stands in a part then.
     """
     # DIFF: the public code cuts the subjects in the order of a Python set, which is an accident of
     # the interpreter; here they are sorted, so its parts and ours are not the same people.
     everybody = np.sort(subjects.unique())
+    if len(everybody) < 6:
+        return pd.Series(None, index=everybody, dtype=object)
     train, rest = train_test_split(everybody, train_size=0.8, random_state=0)
     test, validate = train_test_split(rest, test_size=0.5, random_state=0)
     parts = {"train": train, "validate": validate, "test": test}

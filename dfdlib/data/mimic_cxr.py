@@ -17,6 +17,7 @@ from dfdlib.data._cxr_studies import (
     counts,
     in_pairs,
     labels,
+    official_split,
     pair,
     published_split,
     read_tables,
@@ -31,6 +32,8 @@ from dfdlib.data.cohort import Cohort
 __all__ = ["LABELS", "convert", "flow", "load"]
 
 Split = Literal["published", "official"]
+
+UNREADABLE = "unreadable.csv"
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +51,10 @@ def convert(
     Only images that stand in a pair are converted (`load`): grey, the square in the middle, bicubic
     resizing, equalised histogram. Call again after an interruption, and what is done is not done
     again; several processes, on several machines too, may work on one folder at the same time. A
-    file that cannot be read is dropped, logged, and listed in `unreadable.csv`.
+    file that cannot be read is dropped, counted in the log, and listed in `unreadable.csv`.
+
+    Call again when files have arrived or were repaired, and when a table has changed: the tables
+    are read anew, and only images that are new, other than before, or could not be read.
 
     Args:
         root: The folder with the tables (`mimic-cxr-2.0.0-metadata.csv.gz` and so on) and `files/`.
@@ -74,26 +80,30 @@ def convert(
     images["published"] = images["subject_id"].map(published_split(images["subject_id"]))
     images["official"] = None
     if official is not None:
-        by_image = official.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
-        images["official"] = images["dicom_id"].map(by_image)
+        images["official"] = images["dicom_id"].map(official_split(official))
     images = in_pairs(images)
     if images.empty:
         raise ValueError(
-            f"no study below {root} has a frontal and a lateral image and a row of labels. Check "
+            "no study of the tables has a frontal and a lateral image and a row of labels. Check "
             "that the tables are whole"
         )
     steps = pd.concat([steps, pd.DataFrame([counts("study with both views", images)])])
-    files = _files(folder, images)
+    images["file"] = _files(folder, images)
     target = Path(out) if out is not None else Path(root) / f"dfdlib-{size}"
-    conversion = Conversion(files, target, size)
-    try:
-        conversion.run(workers, progress=progress)
-        if not conversion.done:
-            _write_index(conversion, images, steps)
-    except FileNotFoundError:
-        if not conversion.done:  # else another process has finished meanwhile
-            raise
-    conversion.finish()
+    conversion = Conversion(images, target, size)
+    if not conversion.whole:
+        try:
+            if not conversion.done:
+                bad = conversion.run(workers, progress=progress)
+                _tell(conversion, images, bad, folder)
+                gone = set(images["dicom_id"].iloc[list(bad)])
+                conversion.prepare(_index(conversion, images, gone))
+            conversion.finish()
+        except FileNotFoundError:
+            if not conversion.done:  # else another process has finished meanwhile
+                raise
+            conversion.clean()
+    _refresh(conversion, images, steps)
     return target
 
 
@@ -159,15 +169,22 @@ def load(
             raise unknown(option, get_args(known), what)
     folder = _converted(root, size)
     index = pd.read_parquet(folder / "images.parquet")
-    if index[split].isna().any():
+    without = int(index[split].isna().sum())
+    if without and split == "published":
         raise ValueError(
-            f"{folder} has no official split for some images. Put mimic-cxr-2.0.0-split.csv.gz "
-            "beside the tables and convert into another folder, or pass split='published'"
+            "fewer than 6 patients cannot be cut into the three parts of the published split. "
+            "Pass split='official', and cut the cohort yourself: cohort.split((.7, .1, .2))"
+        )
+    if without:
+        raise ValueError(
+            f"{without} of {len(index)} images have no official split. Put "
+            "mimic-cxr-2.0.0-split.csv.gz beside the tables and convert again, which reads no "
+            "image twice, or pass split='published'"
         )
     parts = index.groupby("subject_id")[split].nunique()
     if parts.max() > 1:
         raise ValueError(
-            f"subject {parts.idxmax()} stands in two parts of the {split} split. Check the file "
+            f"{(parts > 1).sum()} patients stand in two parts of the {split} split. Check the file "
             "mimic-cxr-2.0.0-split.csv.gz, or pass split='published'"
         )
     table = pair(index, pairs)
@@ -208,7 +225,7 @@ def _files(folder: Path, images: pd.DataFrame) -> list[Path]:
     root = folder / "files"
     if not root.is_dir():
         raise FileNotFoundError(
-            f"no folder {str(root)!r} with the images, beside the tables. Access to "
+            "no folder 'files' with the images, beside the tables. Access to "
             f"{SOURCES['mimic_cxr'].title} is asked for at {SOURCES['mimic_cxr'].page}"
         )
     ids = images[["subject_id", "study_id", "dicom_id"]].itertuples(index=False)
@@ -218,25 +235,49 @@ def _files(folder: Path, images: pd.DataFrame) -> list[Path]:
     ]
 
 
-def _write_index(conversion: Conversion, images: pd.DataFrame, steps: pd.DataFrame) -> None:
-    """Write what `load` reads beside the pixels; what could not be read does not stand in it."""
-    bad = conversion.unreadable()
+def _tell(conversion: Conversion, images: pd.DataFrame, bad: dict[int, str], folder: Path) -> None:
+    """List what could not be read, beside the pixels; the log has counts only.
+
+    Raises:
+        FileNotFoundError: Nothing can be read.
+    """
+    reasons = pd.Series(bad.values(), dtype=object).value_counts(sort=False)
+    told = ", ".join(f"{n} {why}" for why, n in reasons.items())
     if len(bad) == len(images):
         conversion.discard()
         raise FileNotFoundError(
-            f"none of the {len(images)} images can be read; the first, {conversion.files[0]}: "
-            f"{bad[0]}. Check root=, and that files/ is whole"
+            f"none of the {len(images)} images can be read: {told}. They are looked for as "
+            "files/p10/p<subject_id>/s<study_id>/<dicom_id>.jpg beside the tables. Check root=, "
+            "and that files/ is whole"
         )
-    rows = [(images["dicom_id"].iloc[i], conversion.files[i], why) for i, why in bad.items()]
-    write(conversion.out / "unreadable.csv", table(("dicom_id", "file", "why"), rows))
-    for name, file, why in rows[:20]:
-        _log.warning("%s is left out (%s): %s", name, why, file)
+    rows = [
+        (images["dicom_id"].iloc[i], conversion.files[i].relative_to(folder).as_posix(), why)
+        for i, why in bad.items()
+    ]
+    write(conversion.out / UNREADABLE, table(("dicom_id", "file", "why"), rows))
     if bad:
-        _log.warning("%d of %d images cannot be read: unreadable.csv", len(bad), len(images))
-    images = images.assign(row=np.arange(len(images)))
+        _log.warning(
+            "%d of %d images cannot be read and are left out: %s. They are listed in %s; call "
+            "again when the files have been mended",
+            len(bad), len(images), told, UNREADABLE,
+        )  # fmt: skip
+
+
+def _index(conversion: Conversion, images: pd.DataFrame, bad: set[str]) -> bytes:
+    """What `load` reads beside the pixels; what could not be read does not stand in it."""
+    images = images.drop(columns="file").assign(row=np.arange(len(images)))
+    images = images.join(conversion.states)
     buffer = BytesIO()
-    images[~images["row"].isin(bad)].to_parquet(buffer, index=False)
-    write(conversion.out / "images.parquet", buffer.getvalue())
+    images[~images["dicom_id"].isin(bad)].to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _refresh(conversion: Conversion, images: pd.DataFrame, steps: pd.DataFrame) -> None:
+    """Take over what has changed in the tables since the pixels were converted."""
+    bad = set(pd.read_csv(conversion.out / UNREADABLE, dtype=str)["dicom_id"])
+    index = _index(conversion, images, bad)
+    if conversion.index.read_bytes() != index:
+        write(conversion.index, index)
     write(conversion.out / "flow.json", json.dumps(steps.to_dict("records")).encode())
 
 
@@ -249,7 +290,13 @@ def _converted(root: str | Path | None, size: int) -> Path:
         )
     for folder in (Path(root), Path(root) / f"dfdlib-{size}"):
         if (folder / "images.npy").exists():
-            return folder
+            card = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
+            if card.get("whole", True):  # cards of the first version do not say
+                return folder
+            raise FileNotFoundError(
+                "a conversion was stopped while it put its files in place. Call it again: "
+                f"dfdlib data convert mimic-cxr --root {root} --size {card['size']}"
+            )
     raise FileNotFoundError(
         f"{root} holds no converted images of {size} px. Convert them once: "
         f"dfdlib data convert mimic-cxr --root {root} --size {size}"

@@ -1,6 +1,5 @@
 """MIMIC-CXR-JPG: pairs against a loop over studies, pixels against NumPy, conversion killed."""
 
-import gzip
 import itertools
 import json
 import threading
@@ -232,8 +231,10 @@ def test_unreadable_files_are_dropped_and_logged(root, caplog):
     assert bad["dicom_id"].tolist() == ["50000007-0", "50000008-0"]
     assert "truncated" in bad["why"][0]
     assert bad["why"][1] == "not there"
-    assert "50000008-0 is left out (not there)" in caplog.text
-    assert "2 of 57 images cannot be read" in caplog.text
+    assert bad["file"][1] == "files/p13/p13000003/s50000008/50000008-0.jpg"
+    assert "2 of 57 images cannot be read and are left out: 1 truncated, 1 not there" in caplog.text
+    assert "5000000" not in caplog.text  # no study, no patient, no path
+    assert str(root) not in caplog.text
     assert {path.name for path in out.iterdir()} == {
         "conversion.json", "flow.json", "images.npy", "images.parquet", "unreadable.csv"
     }  # fmt: skip
@@ -291,17 +292,203 @@ def test_several_may_convert_into_one_folder(root, converted, monkeypatch):
     assert not list((root / "together").glob("*part*"))
 
 
+def edit(root, name, change):
+    """Change a table in place."""
+    path = root / f"mimic-cxr-2.0.0-{name}.csv.gz"
+    change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
+
+
+def test_what_arrives_or_changes_is_taken_and_nothing_else_is_read(converted, monkeypatch):
+    """Against a conversion of the final files into a new folder."""
+    files = converted / "files"
+    whole = files / "p12" / "p12000007" / "s50000007" / "50000007-0.jpg"
+    picture(7).save(whole, quality=95)  # was cut off
+    picture(8).save(files / "p13" / "p13000003" / "s50000008" / "50000008-0.jpg")  # was not there
+    changed = files / "p10" / "p10000032" / "s50000001" / "50000001-1.jpg"
+    picture(99).save(changed, quality=95)
+    (files / "p14" / "p14000005" / "s50000009" / "50000009-0.jpg").unlink()  # to save room
+    read, asked = _cxr_convert.read_square, []
+    monkeypatch.setattr(
+        _cxr_convert, "read_square", lambda file, size: asked.append(file.stem) or read(file, size)
+    )
+    before = np.load(converted / "dfdlib-16" / "images.npy")
+    out = mimic_cxr.convert(converted, size=16)
+    assert sorted(asked) == ["50000001-1", "50000007-0", "50000008-0"]
+    cohort = mimic_cxr.load(converted, size=16)
+    assert len(cohort) == len(expected_pairs(dropped=(50000005,)))
+    names = names_of(cohort, out)
+    picture(8).save(files / "p14" / "p14000005" / "s50000009" / "50000009-0.jpg", quality=95)
+    fresh = mimic_cxr.load(mimic_cxr.convert(converted, converted / "fresh", size=16))
+    for side, of_side in zip(("frontal", "lateral"), names, strict=True):
+        pixels, expected = (c.x[side].pixels[c.x[side].rows.numpy()] for c in (cohort, fresh))
+        for name, one, other in zip(of_side, pixels, expected, strict=True):
+            if name == "50000009-0":
+                assert (one == before).all(axis=(1, 2, 3)).any()  # as it was converted
+            else:
+                np.testing.assert_array_equal(one, other)
+    assert pd.read_csv(out / "unreadable.csv").empty
+
+
+def test_the_tables_are_read_anew_each_time(root):
+    (root / "mimic-cxr-2.0.0-split.csv.gz").rename(root / "later.csv.gz")
+    out = mimic_cxr.convert(root, size=16)
+    array = (out / "images.npy").stat().st_mtime_ns
+    (root / "later.csv.gz").rename(root / "mimic-cxr-2.0.0-split.csv.gz")
+    edit(root, "chexpert", lambda table: table.assign(Fracture="1.0"))
+    mimic_cxr.convert(root, size=16)
+    cohort = mimic_cxr.load(root, size=16, split="official")
+    assert set(cohort.groups["split"]) == {"train", "test"}
+    assert (cohort.y[:, LABELS.index("Fracture")] == 1).all()
+    assert (out / "images.npy").stat().st_mtime_ns == array
+    edit(root, "chexpert", lambda table: table[table["study_id"] != "50000001"])
+    mimic_cxr.convert(root, size=16)
+    assert len(mimic_cxr.load(root, size=16)) == len(cohort) - 1
+
+
+def test_a_conversion_of_the_first_version_is_brought_up_to_date(converted):
+    """Its index had neither size nor time of the files, its card no plan."""
+    out = converted / "dfdlib-16"
+    pixels = (out / "images.npy").read_bytes()
+    index = pd.read_parquet(out / "images.parquet").drop(columns=["bytes", "modified"])
+    index.to_parquet(out / "images.parquet", index=False)
+    (out / "conversion.json").write_text(json.dumps({"size": 16, "images": 57, "names": "abc"}))
+    assert len(mimic_cxr.load(out)) == len(expected_pairs())
+    mimic_cxr.convert(converted, size=16)
+    assert (out / "images.npy").read_bytes() == pixels
+    assert {"bytes", "modified"} < set(pd.read_parquet(out / "images.parquet"))
+
+
+def test_a_kill_while_the_files_take_their_names_is_told_and_mended(converted, monkeypatch):
+    """No index may meet the array of another conversion."""
+    changed = converted / "files" / "p10" / "p10000032" / "s50000001" / "50000001-1.jpg"
+    picture(99).save(changed, quality=95)
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    out = converted / "dfdlib-16"
+    with monkeypatch.context() as patched:
+        patched.setattr(_cxr_convert.Conversion, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mimic_cxr.convert(converted, size=16)
+    with pytest.raises(FileNotFoundError, match=r"stopped while .* Call it again: dfdlib data"):
+        mimic_cxr.load(converted, size=16)
+    mimic_cxr.convert(converted, size=16)
+    mimic_cxr.convert(converted, converted / "fresh", size=16)
+    for name in ("images.npy", "images.parquet"):
+        assert (out / name).read_bytes() == (converted / "fresh" / name).read_bytes()
+    assert not list(out.glob("images-*"))
+
+
+def test_odd_views_and_identifiers_are_read(root):
+    """Blanks, small letters, and identifiers as other programs write them."""
+    expected = names_of(mimic_cxr.load(mimic_cxr.convert(root, root / "a", size=16)), root / "a")
+    edit(
+        root,
+        "metadata",
+        lambda table: table.assign(
+            ViewPosition=" " + table["ViewPosition"].str.lower() + " ",
+            subject_id="p" + table["subject_id"],
+            study_id=table["study_id"] + ".0",
+        ),
+    )
+    edit(root, "split", lambda table: table.assign(split=table["split"].str.title() + " "))
+    found = mimic_cxr.load(mimic_cxr.convert(root, root / "b", size=16), split="official")
+    assert names_of(found, root / "b") == expected
+    assert set(found.groups["split"]) == {"train", "test"}
+
+
+def test_what_contradicts_itself_is_left_out_and_counted(root):
+    def contradict(table):
+        other = table[table["study_id"] == "50000001"].assign(Edema="0.0")
+        same = table[table["study_id"] == "50000002"]
+        return pd.concat([table, other, same])
+
+    edit(root, "chexpert", contradict)
+    with pytest.warns(UserWarning, match="1 studies have rows of labels that contradict"):
+        mimic_cxr.convert(root, root / "a", size=16)
+    studies = set(mimic_cxr.load(root / "a").groups["study"].tolist())
+    assert 50000001 not in studies
+    assert 50000002 in studies
+    flow = mimic_cxr.flow(root / "a").set_index("rule")
+    assert flow.loc["rows of labels that do not differ", "excluded"] == 2
+    edit(root, "metadata", lambda t: pd.concat([t, t[-2:-1].assign(subject_id="10000032")]))
+    with pytest.warns(UserWarning, match="3 rows of the metadata give an image or a study to two"):
+        mimic_cxr.convert(root, root / "b", size=16)
+    assert 50000119 in studies
+    assert 50000119 not in mimic_cxr.load(root / "b").groups["study"]
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "32 bits", "floats", "turned"])
+def test_pictures_of_other_forms_become_the_same(kind):
+    """Deep grey keeps its shades, a turned picture is turned back."""
+    picture_8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = _cxr_convert.square(Image.fromarray(picture_8), 16)
+    if kind == "turned":
+        other = Image.fromarray(np.rot90(picture_8))  # tag 6: turn by 90 degrees to the right
+        exif = other.getexif()
+        exif[0x0112] = 6
+    else:
+        dtype = {"16 bits": np.uint16, "32 bits": np.int32, "floats": np.float32}[kind]
+        other = Image.fromarray(picture_8.astype(dtype) * dtype(16) + dtype(3))
+    np.testing.assert_array_equal(_cxr_convert.square(other, 16), expected)
+
+
+def test_one_huge_picture_does_not_stop_the_rest(root, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # error from twice as many on
+    huge = root / "files" / "p10" / "p10000032" / "s50000001" / "50000001-1.jpg"
+    Image.new("L", (400, 400)).save(huge)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    out = mimic_cxr.convert(root, size=16)
+    why = pd.read_csv(out / "unreadable.csv").set_index("dicom_id")["why"]
+    assert why["50000001-1"] == "too many pixels"
+    assert len(mimic_cxr.load(out)) == len(expected_pairs()) - 1
+
+
 # ---------------------------------------------------------------- refusals
+
+
+def test_few_patients_have_no_published_split(root):
+    edit(root, "metadata", lambda table: table[table["subject_id"].isin(["10000032", "14000005"])])
+    out = mimic_cxr.convert(root, size=16)
+    with pytest.raises(ValueError, match=r"fewer than 6 patients .*Pass split='official'"):
+        mimic_cxr.load(out)
+    assert len(mimic_cxr.load(out, split="official")) == 6
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("chexpert", "Edema", "2", r"chexpert.csv.gz: Edema is not 1, 0, -1 or blank in 1 rows"),
+        ("chexpert", "Edema", "secret", r"Edema is not .* in 1 rows, first in row 4"),
+        ("metadata", "subject_id", "secret", r"subject_id is not a whole number in 1 rows"),
+        ("split", "split", "secret", r"1 rows stand in none of the parts train, validate, test"),
+    ],
+)
+def test_values_that_are_none_are_refused_without_being_shown(root, table, column, value, message):
+    def change(frame):
+        frame.loc[frame.index[3], column] = value
+        return frame
+
+    edit(root, table, change)
+    with pytest.raises(ValueError, match=message) as told:
+        mimic_cxr.convert(root, size=16)
+    assert "secret" not in str(told.value)
+
+
+def test_a_table_that_is_cut_off_is_told(root):
+    path = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"^mimic-cxr-2.0.0-chexpert.csv.gz is cut off or damaged"):
+        mimic_cxr.convert(root, size=16)
 
 
 def test_a_folder_with_another_conversion_is_refused(converted):
     with pytest.raises(ValueError, match=r"holds 57 images of 16 px, and this is 57 of 20 px\."):
         mimic_cxr.convert(converted, converted / "dfdlib-16", size=20)
-    metadata = converted / "mimic-cxr-2.0.0-metadata.csv.gz"
-    with gzip.open(metadata, "rt") as file:
-        table = file.read()
-    with gzip.open(metadata, "wt") as file:
-        file.write(table.replace("50000001-0", "other-0"))
+    path = converted / "mimic-cxr-2.0.0-metadata.csv.gz"
+    metadata = pd.read_csv(path, dtype=str)
+    metadata.assign(dicom_id="other-" + metadata["dicom_id"]).to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"this is 57 of 16 px, other ones. Pass another"):
         mimic_cxr.convert(converted, size=16)
 
@@ -315,7 +502,10 @@ def test_a_full_disk_is_told_before_anything_is_converted(root, monkeypatch):
 def test_images_that_cannot_be_read_at_all_are_refused(root, monkeypatch):
     for file in (root / "files").rglob("*.jpg"):
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"none of the 57 images can be read; .*not there"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"none of the 57 images can be read: 57 not there.*p<subject_id>/s<study_id>",
+    ):
         mimic_cxr.convert(root, size=16)
     assert not list((root / "dfdlib-16").iterdir())
 
@@ -328,7 +518,7 @@ def test_what_is_not_there_is_told(root, tmp_path_factory):
     with pytest.raises(ValueError, match=r"size=0, workers=1. Pass 1 or more of each"):
         mimic_cxr.convert(root, size=0)
     (root / "files").rename(root / "jpegs")
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*files' with the images.*physionet"):
+    with pytest.raises(FileNotFoundError, match=r"no folder 'files' with the images.*physionet"):
         mimic_cxr.convert(root)
     (root / "mimic-cxr-2.0.0-chexpert.csv.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no mimic-cxr-2.0.0-chexpert.csv"):
@@ -354,11 +544,13 @@ def test_a_split_that_is_missing_or_wrong_is_refused(root):
     table.loc[0, "split"] = "validate"
     table.to_csv(path, index=False)
     mimic_cxr.convert(root, root / "a", size=16)
-    with pytest.raises(ValueError, match="subject 10000032 stands in two parts of the official"):
+    with pytest.raises(ValueError, match="1 patients stand in two parts of the official"):
         mimic_cxr.load(root / "a", split="official")
     path.unlink()
     mimic_cxr.convert(root, root / "b", size=16)
-    with pytest.raises(ValueError, match="has no official split for some images"):
+    with pytest.raises(
+        ValueError, match=r"55 of 55 images have no official split. Put .* and convert again"
+    ):
         mimic_cxr.load(root / "b", split="official")
     assert len(mimic_cxr.load(root / "b")) == len(expected_pairs())
 
@@ -367,7 +559,9 @@ def test_tables_without_a_pair_are_refused(root):
     path = root / "mimic-cxr-2.0.0-metadata.csv.gz"
     table = pd.read_csv(path)
     table[table["ViewPosition"] != "LL"].replace("LATERAL", "PA").to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"no study below .* has a frontal and a lateral image"):
+    with pytest.raises(
+        ValueError, match=r"no study of the tables has a frontal and a lateral image"
+    ):
         mimic_cxr.convert(root)
 
 
