@@ -66,6 +66,9 @@ def _read(raw: Raw) -> pd.DataFrame:
         digits = table[name].str.removeprefix(letter).str.replace(r"\.0*$", "", regex=True)
         _refuse(raw, name, ~digits.str.fullmatch(r"\d{1,18}"), "a whole number")
         table[name] = digits.astype("int64")
+    if "dicom_id" in table:  # becomes the name of a file: it must not lead out of the folder
+        bad = ~table["dicom_id"].str.fullmatch(r"[\w-][\w.-]*")
+        _refuse(raw, "dicom_id", bad, "letters, digits, dots and hyphens")
     for name in set(LABELS) & set(table.columns):
         values = pd.to_numeric(table[name].replace("", np.nan), errors="coerce")
         said = table[name] != ""

@@ -462,6 +462,7 @@ def test_few_patients_have_no_published_split(root):
         ("chexpert", "Edema", "2", r"chexpert.csv.gz: Edema is not 1, 0, -1 or blank in 1 rows"),
         ("chexpert", "Edema", "secret", r"Edema is not .* in 1 rows, first in row 4"),
         ("metadata", "subject_id", "secret", r"subject_id is not a whole number in 1 rows"),
+        ("metadata", "dicom_id", "../../secret", r"dicom_id is not letters, .* in 1 rows"),
         ("split", "split", "secret", r"1 rows stand in none of the parts train, validate, test"),
     ],
 )
