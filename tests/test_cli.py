@@ -1,9 +1,11 @@
 """The `dfdlib` command, on tiny notebooks in a book of their own."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -154,6 +156,249 @@ def test_an_unknown_type_comment_is_refused():
     parameter = cli.Parameter("seed", "integer", "0", "")
     with pytest.raises(ValueError, match=r"'integer', the type of 'seed', is none of bool, dict"):
         parameter.check(0)
+
+
+def read(kind, text):
+    return cli.Parameter("p", kind, "0", "").read(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/hospital #2", ": x", "a: b", "yes", "1e3", "010", "", " a ", "[a]", "{a", "null",
+        "~", "'q'", '"q"', "-x", "a=b", "*a", "!x", "é", "2024-01-01", "#", "a\nb",
+    ],
+)  # fmt: skip
+def test_a_str_is_taken_as_typed(book, text):
+    for kind in ("str", "str | None") if text != "null" else ("str",):
+        assert read(kind, text) == text
+    notebook = book / "one.ipynb"
+    (book / "chapters" / "03-next-hospital.ipynb").rename(notebook)
+    cells = json.loads(notebook.read_text())
+    cells["cells"][1]["source"] = "root = ''  # type: str\n"
+    cells["cells"][2:] = [v4.new_code_cell("print(ascii(root), end='')")]
+    notebook.write_text(json.dumps(cells))
+    if text in ("/data/hospital #2", "", "-x", "a\nb", "é"):  # through the kernel, too
+        result = dfdlib("run", notebook, "-p", "root", text)
+        assert result.exit_code == 0, result.output
+        assert printed(book / "runs" / "one.ipynb") == ascii(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("int", "1_000", 1000), ("int", " 3 ", 3), ("int", "-4", -4),
+        ("float", "inf", float("inf")), ("float", "-.inf", -float("inf")), ("float", ".5", 0.5),
+        ("bool", "yes", True), ("bool", "on", True), ("bool", "OFF", False),
+        ("list[str]", "['010', 'yes', a b]", ["010", "yes", "a b"]),
+        ("list[float]", "[1e-3, 2]", [0.001, 2]),
+        ("dict", "{on: 2024-01-01, code: 010, rate: 1e-3, 1: [x, null]}",
+         {"on": "2024-01-01", "code": "010", "rate": 0.001, "1": ["x", None]}),
+        ("dict[str, int]", "{a: 1}", {"a": 1}),
+        ("int | None", "3", 3), ("int | None", "null", None), ("str | None", "None", None),
+        ("str | int", "3", 3), ("str | int", "03", "03"), ("int|list[int]", "[3]", [3]),
+        ('Literal["one two", 1, None]', "one two", "one two"), ("Literal['a', 1, -2]", "-2", -2),
+        ("Literal['yes', 'no']", "yes", "yes"), ("None", "[1, a]", [1, "a"]),
+    ],
+)  # fmt: skip
+def test_a_word_is_read_by_its_type(kind, text, value):
+    found = read(kind, text)
+    assert found == value
+    assert type(found) is type(value)
+    assert math.isnan(read("float", "nan"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("int", "010"), ("int", "0x10"), ("int", "1e3"), ("int", "1:30"), ("int", "\u0663"),
+        ("int", "9" * 5000), ("int", ""), ("float", "1:30"), ("float", "010"), ("bool", "1"),
+        ("list[int]", "[010]"), ("list[int]", "['1']"), ("list[str]", "[yes]"),
+        ("list[str]", "[a] # b"), ("list[str]", "[&a x, *a]"), ("list[str]", "[" * 3000),
+        ("dict", "{a: 1, a: 2}"), ("dict", "{a: !!python/name:os.system x}"), ("dict", "!!set {a}"),
+        ("dict[str, int]", "{a: b}"), ("int | None", "x"), ("Literal['one']", "one "),
+        ("Literal[1]", "true"), ("str", "\udcff"),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_the_type_is_refused(kind, text):
+    with pytest.raises(ValueError, match=r" for 'p'\. The default is 0\.") as caught:
+        read(kind, text)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_refusal_says_what_to_type():
+    with pytest.raises(ValueError, match=r"'010' is no int .* without a leading zero: 10\.$"):
+        read("int", "010")
+    with pytest.raises(ValueError, match=r"in quotes: \['010'\]"):
+        read("list[str]", "[010]")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "list[__import__('os').mkdir('proof')]", "[c for c in ()]", "(lambda: 0)()", "f'{1}'",
+        "int if 1 else str", "str.__class__", "tuple[int]", "list[int, str]", "dict[int, str]",
+        "Literal[1 + 1]", "Literal[b'a']", "int or str", "(" * 400, "-" * 499 + "1", "\0",
+        "list[" * 99 + "int", "int |" * 5000 + "int",
+    ],
+)  # fmt: skip
+def test_a_type_is_parsed_and_never_evaluated(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"the type of 'p', is none of bool, dict"):
+        read(kind, "1")
+    assert not list(tmp_path.iterdir())
+
+
+def notebook_of(tmp_path, source, **metadata):
+    path = tmp_path / "it.ipynb"
+    cell = v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    kernel = {"name": "python3", "language": "python", "display_name": "p"} | metadata
+    notebook = v4.new_notebook(cells=[v4.new_markdown_cell("# h"), cell])
+    notebook.metadata["kernelspec"] = kernel
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+HOSTILE = """\
+x = __import__("os").mkdir("proof")  # type: int \x1b[2J
+y = 1  # type: [c('mkdir proof')for(c)in[__import__('os').system]] help
+open("proof", "w")
+"""
+
+
+def test_listing_a_hostile_notebook_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = notebook_of(tmp_path, HOSTILE, name="mkdir proof")
+    listed = dfdlib("run", path, "--help-parameters")
+    assert listed.exit_code == 0, listed.output
+    assert "\x1b" not in listed.stdout
+    assert [line.split(":")[0] for line in listed.stdout.splitlines()] == ["  x", "  y"]
+    assert cli.check_parameters(path, {"x": "1"}) == {"x": 1}
+    with pytest.raises(ValueError, match="the type of 'y', is none of"):
+        cli.check_parameters(path, {"y": "1"})
+    assert [one.name for one in tmp_path.iterdir()] == ["it.ipynb"]
+    result = dfdlib("run", path, "-p", "x", "1")
+    assert result.exit_code == 1
+    assert "asks for the kernel 'mkdir proof', which is not installed" in result.stderr
+
+
+def test_parameters_are_read_as_python_reads_the_cell(tmp_path):
+    source = (
+        "%matplotlib inline\n"
+        "root = 'a=b # c'  # type: str | None where = what\n"
+        "sizes = {\n    'a': 1,  # no help\n}  # type: dict[str, int] two words\n"
+        'who: "int" = 3  # of them\n'
+        'word = "one"  # type: Literal["one", "two #2"] which\n'
+        "plain = 5 # no type\n"
+    )
+    found = cli.parameters_of(notebook_of(tmp_path, source)).values()
+    assert [(one.name, one.kind, one.help) for one in found] == [
+        ("root", "str | None", "where = what"), ("sizes", "dict[str, int]", "two words"),
+        ("who", "int", "of them"), ("word", 'Literal["one", "two #2"]', "which"),
+        ("plain", "None", "no type"),
+    ]  # fmt: skip
+    assert next(iter(found)).default == "'a=b # c'"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "is no notebook"), ("{}", "is no notebook"), ("{'", "is no notebook"),
+        ('{"cells": [{"cell_type": 3}]}', "is no notebook"),
+    ],
+)  # fmt: skip
+def test_what_is_no_notebook_is_refused(tmp_path, text, said):
+    (tmp_path / "a.ipynb").write_text(text)
+    result = dfdlib("run", tmp_path / "a.ipynb", "--help-parameters")
+    assert result.exit_code == 2
+    assert f"a.ipynb {said}" in result.stderr
+
+
+def test_a_parameters_cell_that_is_no_python_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"cell of it.ipynb is no Python, line 2\. Write lines"):
+        cli.parameters_of(notebook_of(tmp_path, "a = 1\nb = ="))
+    with pytest.raises(ValueError, match=r"cell of it.ipynb is no Python"):
+        cli.parameters_of(notebook_of(tmp_path, "a = " + "(" * 100_000))
+
+
+def from_file(book, line):
+    (book / "s.yaml").write_text(line, encoding="utf8")
+    return cli.check_parameters(cli.find_chapter("3"), {}, cli._read_file(book / "s.yaml"))
+
+
+def test_a_file_is_read_by_the_same_rules(book):
+    text = "seed: 1_000  # a comment\nrate: 1e-3\nroot: 'a #2'\nfast: yes\nsites: ['010', é]\n"
+    assert from_file(book, text) == {
+        "seed": 1000, "rate": 0.001, "root": "a #2", "fast": True, "sites": ["010", "é"],
+    }  # fmt: skip
+    assert from_file(book, "root: null") == {"root": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("seed: 010", "'010' is no int for 'seed'"),
+        ("root: 010", r"'010' is no str|None for 'root'"),
+        ("sites: [2024-01-01]", "is no list"),
+        ("seed: [1]", "what stands there is no int"),
+        ("root: /data/hospital #2", "the value of 'root' goes on behind a #.*in quotes"),
+        ("seed: 1\nseed: 2", "'seed' stands there twice. Write each name once"),
+        ("seed: &a 1\nrate: *a", "is no YAML: an alias"),
+        ("seed: !!python/object:os.system x", "is no int"),
+        ("[1]: 2", "a name is a word"),
+    ],
+)
+def test_a_file_refuses_what_the_command_line_refuses(book, line, said):
+    with pytest.raises(ValueError, match=said.replace("|", r"\|")):
+        from_file(book, line)
+
+
+def test_names_in_braces_stay_as_typed(book, tmp_path):
+    chapter = book / "chapters" / "{seed} {x}.ipynb"
+    (book / "chapters" / "03-next-hospital.ipynb").rename(chapter)
+    result = dfdlib(
+        "run", chapter, "-p", "seed", "7", "--out", tmp_path / "{pm[run_uuid]}" / "{x}.ipynb"
+    )
+    assert result.exit_code == 0, result.output
+    (out,) = (tmp_path / "{pm[run_uuid]}").iterdir()
+    assert out.name == "{x}.ipynb"
+    assert printed(out).startswith("found 7")
+
+
+def test_two_runs_with_one_output_do_not_meet(book, monkeypatch):
+    """While a run works, its unfinished file has a name of its own."""
+    seen = []
+    replace = Path.replace
+
+    def noted(self, target):
+        seen.append(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    for _ in range(2):
+        assert dfdlib("run", "3").exit_code == 0
+    assert len(set(seen)) == 2
+    assert [path.name for path in (book / "runs").iterdir()] == ["03-next-hospital.ipynb"]
+
+
+def test_a_place_that_takes_no_file_is_said_before_anything_runs(book, monkeypatch):
+    monkeypatch.setattr(cli, "execute", lambda *_: pytest.fail("it ran"))
+    (book / "full").write_text("a file where a folder is meant")
+    result = dfdlib("run", "3", "--out", book / "full" / "a.ipynb")
+    assert result.exit_code == 2
+    assert "nothing can be written into" in result.stderr
+    assert "--out FOLDER" in result.stderr
+
+
+def test_a_kernel_that_dies_is_said_in_words(book):
+    chapter = book / "chapters" / "03-next-hospital.ipynb"
+    cells = json.loads(chapter.read_text())
+    cells["cells"][2]["source"] = "import os; os._exit(9)"
+    chapter.write_text(json.dumps(cells))
+    result = dfdlib("run", "3")
+    assert result.exit_code == 1
+    assert "the process that runs its cells died" in result.stderr
+    assert (book / "runs" / "03-next-hospital.ipynb.part").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ the pages that are generated from other files: the list of claims and the list o
 from dfdlib.book import scorecard
 from dfdlib.book._chapter import Provenance, claims_table, glue, library_commit, provenance
 from dfdlib.book._config import cache_key, write_config
-from dfdlib.book._files import book_root
+from dfdlib.book._files import OWN_RESULTS, book_root, writable
 from dfdlib.book._pages import departures, pages
 from dfdlib.book._sheet import Sheet, sheet
 
 __all__ = [
+    "OWN_RESULTS",
     "Provenance",
     "Sheet",
     "book_root",
@@ -30,5 +31,6 @@ __all__ = [
     "provenance",
     "scorecard",
     "sheet",
+    "writable",
     "write_config",
 ]
