@@ -52,8 +52,8 @@ notebooks: $(INSTALLED) ## Re-execute every chapter and compare with its stored 
 		--numprocesses $(JOBS) --dist loadfile $(CHAPTERS)
 
 results: export PATH := $(CURDIR)/$(BIN):$(PATH)
-results: $(INSTALLED) ## Compute results/*.json: hours, resumable
-	$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(JOBS) --rerun-incomplete
+results: $(INSTALLED) ## Compute all that results/ holds: hours, goes on after a kill
+	$(BIN)/python workflow/results.py --cores $(JOBS)
 
 refresh: $(INSTALLED) ## Re-execute chapters in place and normalise their files
 	$(BIN)/python workflow/notebooks.py refresh $(CHAPTERS)
@@ -72,6 +72,7 @@ lint: $(INSTALLED) ## Check style, types, the import contract, notebooks and wor
 lock: $(INSTALLED) ## Resolve the dependencies anew (UPGRADE=1: to their newest versions)
 	$(BIN)/python workflow/lock.py $(if $(UPGRADE),--upgrade)
 
+# .snakemake knows which of the results a killed run left unfinished: it stays as long as they do.
 clean: ## Remove what the other targets built; keep .venv, results/ and runs/
-	rm -rf _build build dist .coverage* *.egg-info .*_cache .hypothesis .snakemake
+	rm -rf _build build dist .coverage* *.egg-info .*_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 def write_whole(out: Path, text: str) -> None:
     """Write a file; a job that is killed leaves none."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
+    part = out.with_suffix(f".{os.getpid()}.part")  # a job that a kill left alive may write it, too
     part.write_text(text, encoding="utf-8")
     part.rename(out)
 
