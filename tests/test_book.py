@@ -222,6 +222,13 @@ def test_outside_a_book_the_library_finds_its_own(tmp_path, monkeypatch):
         ("results/one/b.json", True),
         ("claims.yaml", True),
         ("requirements.lock", True),
+        ("dfdlib/data/tables.yaml", True),
+        ("results/one/c.parquet", True),
+        ("workflow/grid.py", True),
+        ("workflow/grid.yaml", True),
+        ("workflow/profiles/a/config.yaml", True),
+        ("workflow/__pycache__/grid.pyc", False),
+        ("results/one/.snakemake_timestamp", False),
         ("chapters/page.md", False),
         ("_config.yml", False),
         ("dfdlib/a.pyc", False),
@@ -235,6 +242,48 @@ def test_cache_key_changes_with_what_chapters_compute_with_and_not_with_prose(
     (small_book / path).parent.mkdir(parents=True, exist_ok=True)
     (small_book / path).write_text("changed")
     assert (book.cache_key(small_book) != before) == changes
+
+
+def test_cache_key_knows_which_chapters_answer_a_claim_and_take_data(small_book):
+    def written(title, line):
+        cells = [
+            v4.new_markdown_cell(f"Prose. {title}"),
+            v4.new_code_cell(line, metadata={"tags": ["parameters"]}),
+        ]
+        nbformat.write(v4.new_notebook(cells=cells), small_book / "chapters" / "01-a.ipynb")
+        return book.cache_key(small_book)
+
+    box = "\n:::{admonition} Claim `dfd-gain`\n:class: claim\n:::\n"
+    keys = [written(box, "n = 1"), written(box + "more", "n = 1"), written("", "n = 1")]
+    assert keys[0] == keys[1] != keys[2]
+    assert written(box, "dataset = ''\nroot = ''") not in keys
+
+
+def opened_by_chapters():
+    """What the code of the chapters imports from workflow/ or names below the root of the book."""
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        for words in re.findall(r'book_root\(\)((?: / "[^"]+")+)', code):
+            yield ROOT.joinpath(*re.findall(r'"([^"]+)"', words))
+        for name in re.findall(r"(?m)^ *(?:import|from) (\w+)", code):
+            if (ROOT / "workflow" / f"{name}.py").is_file():
+                yield ROOT / "workflow" / f"{name}.py"
+
+
+def test_all_that_chapters_open_is_in_the_cache_key(tmp_path):
+    found = set(opened_by_chapters())
+    assert {ROOT / "workflow" / "mmvm.yaml", ROOT / "claims.yaml", ROOT / "results"} <= found
+    assert any(path.suffix == ".py" for path in found)  # chapters 19 to 21
+    (tmp_path / "_toc.yml").write_text("format: jb-book\n")
+    for path in sorted(found):
+        here = tmp_path / path.relative_to(ROOT)
+        if path.is_dir():
+            here = here / "a.json"
+        before = book.cache_key(tmp_path)
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.write_text(f"{before}")
+        assert book.cache_key(tmp_path) != before, path
 
 
 def test_cache_key_changes_when_a_file_is_renamed(small_book):

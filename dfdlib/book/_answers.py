@@ -11,13 +11,20 @@ from dfdlib.book._files import book_root, load_claims
 def answers(root: Path | None = None) -> dict[str, list[str]]:
     """Find the chapters that answer each claim: those whose claim box names it in its title."""
     root = root or book_root()
-    found: dict[str, list[str]] = {claim["id"]: [] for claim in load_claims(root)}
+    boxes = boxed(root)
+    return {
+        claim["id"]: [chapter for chapter, named in boxes.items() if claim["id"] in named]
+        for claim in load_claims(root)
+    }
+
+
+def boxed(root: Path) -> dict[str, list[str]]:
+    """What each chapter names in the titles of its claim boxes."""
+    found = {}
     for path in sorted((root / "chapters").glob("*.ipynb")):
         texts = ["".join(c["source"]) for c in _cells(path) if c["cell_type"] == "markdown"]
-        for box in re.findall(r"\{admonition\}([^\n]*)\n:class: claim\b", "\n".join(texts)):
-            for claim in re.findall(r"`([a-z-]+)`", box):
-                if path.stem not in found.get(claim, [path.stem]):
-                    found[claim].append(path.stem)
+        boxes = re.findall(r"\{admonition\}([^\n]*)\n:class: claim\b", "\n".join(texts))
+        found[path.stem] = re.findall(r"`([a-z-]+)`", " ".join(boxes))
     return found
 
 

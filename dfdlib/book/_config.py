@@ -1,35 +1,42 @@
 """The configuration that Jupyter Book reads, with an execution cache that knows the library."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
+from dfdlib.book._answers import boxed, takes_data
 from dfdlib.book._files import book_root
 
 # What a chapter's outputs depend on besides its own code, which jupyter-cache looks at alone.
 _KEYED = (
-    "dfdlib/**/*.py",
-    "dfdlib/data/*.csv",
-    "results/**/*.json",
+    "dfdlib/**/*",
+    "workflow/**/*",
+    "results/**/*",
     "claims.yaml",
     "requirements.lock",
 )
+_UNREAD = {".pyc", ".part"}
 
 
 def cache_key(root: Path | None = None) -> str:
-    """Hash library, data, stored results, claims and lock: all that chapters compute with.
+    """Hash library, grids, data, stored results, claims and lock: what chapters compute with.
 
     jupyter-cache compares a chapter's code alone, and would go on showing numbers of an older
-    library. So each state of the library gets a cache folder of its own.
+    library. So each state of these gets a cache folder of its own. The scorecard also tells which
+    chapters answer a claim, and that is in the key, while the prose of the chapters is not.
     """
     root = root or book_root()
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _KEYED for path in root.glob(pattern)):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        if path.is_file() and path.suffix not in _UNREAD and not path.name.startswith("."):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    answering = {name: (claims, takes_data(root, name)) for name, claims in boxed(root).items()}
+    digest.update(json.dumps(answering).encode())
     return digest.hexdigest()[:16]
 
 
