@@ -69,6 +69,15 @@ class TablesConfig:
     rows: Policy
     labels: Policy
     modalities: tuple[ModalityConfig, ...]
+    scoring: bool
+
+    @property
+    def words(self) -> frozenset[str]:
+        """All columns that the configuration names."""
+        named = {self.id, self.patient, self.site, self.start, *self.covariates, *self.label}
+        for modality in self.modalities:
+            named |= {*modality.columns, modality.time, modality.item, modality.value}
+        return frozenset(name for name in named if name is not None)
 
 
 class _Node:
@@ -76,8 +85,10 @@ class _Node:
 
     def __init__(self, value: Any, where: str, keys: Sequence[str]) -> None:
         if not isinstance(value, Mapping):
+            # a whole file that is no YAML, but a table, is one text
+            held = "text" if where == "config" and isinstance(value, str) else _shown(value)
             raise ValueError(
-                f"{where} is {value!r:.40}, expected keys and values. Write some of "
+                f"{where} is {held}, expected keys and values. Write some of "
                 f"{', '.join(keys)} below it, each on a line of its own"
             )
         for key in value:
@@ -111,7 +122,7 @@ class _Node:
         return () if value is None else _words(value, self.place(key))
 
 
-def read_config(config: Any) -> TablesConfig:
+def read_config(config: Any, *, scoring: bool) -> TablesConfig:
     """Read a YAML file or a mapping; paths in a file are relative to it."""
     folder = Path()
     if isinstance(config, (str, Path)):
@@ -140,7 +151,7 @@ def read_config(config: Any) -> TablesConfig:
     entries = root.get("modalities", required=True)
     names = list(entries) if isinstance(entries, Mapping) and entries else ["labs"]
     entries = _Node(entries or None, "config['modalities']", names)
-    return TablesConfig(
+    read = TablesConfig(
         file=file,
         id=str(patients.text("id", required=True)),
         patient=patients.text("patient"),
@@ -161,19 +172,61 @@ def read_config(config: Any) -> TablesConfig:
             _modality(str(name), entry, folder, file, timed="time" in root.value)
             for name, entry in entries.value.items()
         ),
+        scoring=scoring,
     )
+    _refuse_label(read)
+    return read
+
+
+def _refuse_label(config: TablesConfig) -> None:
+    """Refuse what tells the answer: the label as a feature, or an id as the label."""
+    for i, name in enumerate(config.label):
+        if name in (config.id, config.patient):
+            raise ValueError(
+                f"config['label']['columns'][{i}]: {name!r} tells whose row it is. Name the column "
+                "that holds the outcome"
+            )
+        for modality in config.modalities:
+            # two names of a file are one file
+            if modality.file.resolve() != config.label_file.resolve():
+                continue
+            read = modality.columns if modality.item is None else (modality.item, modality.value)
+            if name in read:
+                place = modality.at(read.index(name)) if modality.item is None else modality.where
+                raise ValueError(
+                    f"{place}: {name!r} is the label, config['label']['columns'][{i}]. A model "
+                    "that reads it knows the answer. Leave it out of the modality"
+                )
 
 
 def _load(path: Path) -> Any:
+    if path.is_dir():
+        raise ValueError(f"{path.name} is a folder. Pass the YAML file in it: tables.yaml")
     if not path.is_file():
         raise ValueError(
-            f"{path} is not there. Write one from the template: dfdlib.data.tables.template()"
+            f"{path.name} is not there. Write one from the template: dfdlib.data.tables.template()"
         )
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{path} is no YAML: {told}. Compare it with the template") from None
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except yaml.MarkedYAMLError as error:
+        # what YAML says repeats the line, and the file may be a table that was named by mistake
+        mark = error.problem_mark
+        told = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        told += "a colon, a blank, a quotation mark or a bracket is wrong or missing"
+    except UnicodeDecodeError:
+        told = "it is not UTF-8 text"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = f"it cannot be understood ({type(error).__name__})"
+    raise ValueError(f"{path.name} is no YAML: {told}. Compare it with the template")
+
+
+def _shown(value: Any) -> str:
+    """What stands in the configuration; a text that is long, or a whole file, is not repeated."""
+    if isinstance(value, str) and (len(value) > 40 or "\n" in value):
+        return f"text of {len(value)} characters"
+    if value is None or isinstance(value, (str, int, float)):
+        return repr(value)
+    return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
 
 
 def _cut(time: _Node) -> float | None:
@@ -251,7 +304,8 @@ def _refuse(modality: ModalityConfig, timed: bool, *, known: bool) -> None:
 
 def _words(value: Any, where: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise ValueError(f"{where} is {value!r:.40}, expected a list. Write [{value}]")
+        advice = f"Write [{value}]" if isinstance(value, (str, int)) else "Write [first, second]"
+        raise ValueError(f"{where} is {_shown(value)}, expected a list. {advice}")
     words = tuple(_word(word, f"{where}[{i}]") for i, word in enumerate(value))
     for i, word in enumerate(words):
         if word in words[:i]:
@@ -266,5 +320,5 @@ def _word(value: Any, where: str) -> str:
             'values. Write the word in quotes: "no"'
         )
     if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{where} is {value!r:.40}, expected a word. Write dates in quotes")
+        raise ValueError(f"{where} is {_shown(value)}, expected a word. Write dates in quotes")
     return str(value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,11 +11,14 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._duckdb import quoted, set_threads, text_of
+from dfdlib.data._duckdb import fault, quoted, set_threads, text_of, verified
+from dfdlib.data._shapes import shape_of
 from dfdlib.data._tables_config import ModalityConfig, TablesConfig
 from dfdlib.data._tables_files import (
+    BLANKS,
     SUFFIXES,
     is_number,
+    looks_like_cells,
     number,
     open_file,
     readable,
@@ -23,6 +27,15 @@ from dfdlib.data._validate import unknown
 
 _SECONDS = {"minutes": 60, "hours": 3600, "days": 86400}
 
+# How one id may be written in two ways: in words, and what makes both alike.
+_WAYS = {
+    "leading zeros": "regexp_replace({}, '^0+([0-9])', '\\1')",
+    "a decimal part of zeros": "regexp_replace({}, '\\.0+$', '')",
+    "a difference of upper and lower case": "lower({})",
+    "blanks": "regexp_replace({}, '\\s', '', 'g')",
+}
+_SMALL = 0.05  # a share of rows, or of patients, that hardly any are
+
 
 class Tables:
     """An open set of files: which columns they have, and what enters of them.
@@ -30,16 +43,20 @@ class Tables:
     Args:
         config: What was read from the YAML file.
         connection: DuckDB, with its memory limit set.
+        notes: What the reader of the cohort has to be told, in the order in which it was found.
     """
 
     # not annotated as DuckDB's class, which type checkers at run time keep past its shutdown
     def __init__(self, config: TablesConfig, connection: Any) -> None:
         self.config, self.connection = config, connection
-        self._columns: dict[Path, tuple[str, ...]] = {}
+        self.notes: list[str] = []
+        self._types: dict[Path, dict[str, str]] = {}
+        self._verified: set[Path] = set()
         self._sources: dict[Path, str] = {}
         self._places = {m.file: f"{m.where}['file']" for m in config.modalities}
         self._places[config.label_file] = "config['label']['file']"
         self._places[config.file] = "config['patients']['file']"
+        self._met: dict[Path, int] = {config.file: 1}
 
     def patients(self, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """Read columns of the patients' file as text, None where missing, in the file's order.
@@ -71,18 +88,26 @@ class Tables:
         # from here on rows are told by their position, so files may be read out of order
         self.connection.execute("SET preserve_insertion_order = false")
 
-    def open_cells(self, modality: ModalityConfig) -> int:
+    def open_cells(self, modality: ModalityConfig) -> None:
         """Put what enters of a modality into a table `cell`: position, t, flag, text.
 
-        `flag` is the place of the column, or of the item. Nothing after the cut stands in it.
-
-        Returns:
-            How many rows of the file have no time; they do not enter.
+        `flag` is the place of the column, or of the item. Nothing after the cut stands in it. A
+        row that stands in the file twice, the same in every column, enters once.
 
         Raises:
             ValueError: A column that is not there, a time that is none, ids that do not meet.
         """
         time = modality.time
+        if self.config.scoring and not modality.file.is_file():
+            self.notes.append(
+                f"{modality.where}['file']: {modality.file.name} is not there, so "
+                f"{modality.name!r} is missing for everybody"
+            )
+            self.connection.execute(
+                "CREATE OR REPLACE TEMP TABLE cell "
+                "(position BIGINT, t DOUBLE, flag BIGINT, text VARCHAR)"
+            )
+            return
         self._check(modality.file, [(self.config.id, "config['patients']['id']")])
         if time is not None:
             self._check(modality.file, [(time, f"{modality.where}['time']")])
@@ -92,26 +117,116 @@ class Tables:
             told = self._cell(f"e.{quoted(time)}")
             t = self._time(told)
             early = "TRUE" if self.config.cut is None else f"t <= {self.config.cut!r}"
-        entering = f"""
-            FROM {self._sources[modality.file]} e
-            JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
-        """
-        with self._told(modality.file):
+        with self._reading(modality.file):
             self.connection.execute(f"""
                 CREATE OR REPLACE TEMP TABLE cell AS
-                SELECT * FROM (
-                    SELECT r.position, {t} AS t, {flag} AS flag, {text} AS text,
+                SELECT position, t, flag, text, any_value(bad_time) AS bad_time, count(*) AS times
+                FROM (
+                    SELECT r.position, {t} AS t, {flag} AS flag, {text} AS text, hash(e) AS row,
                            CASE WHEN {t} IS NULL THEN {told} END AS bad_time
-                    {entering}
+                    FROM {self._sources[modality.file]} e
+                    JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
                 ) WHERE text IS NOT NULL AND flag IS NOT NULL AND (t IS NULL OR {early})
+                GROUP BY position, t, flag, text, row
             """)
-        n, without, bad = self._one("SELECT count(*), count(*) - count(t), min(bad_time) FROM cell")
+        without, twice, bad = self._one(
+            "SELECT count(*) FILTER (WHERE t IS NULL), coalesce(sum(times - 1), 0), min(bad_time) "
+            "FROM cell"
+        )
         if bad is not None:
             raise ValueError(self._bad_time(f"{modality.where}['time']", modality.file, bad))
-        if n == 0:
-            self._refuse_strangers(modality, entering)
+        if without:
+            self.notes.append(
+                f"{modality.where}: {without} values of {modality.file.name} have no {time!r} and "
+                "do not enter"
+            )
+        if twice:
+            self.notes.append(
+                f"{modality.where}: {int(twice)} values of {modality.file.name} stand there once "
+                "more, in rows that are the same in every column. Each counts once"
+            )
+        self.meet(modality.file)
         self.connection.execute("DELETE FROM cell WHERE t IS NULL")
-        return int(without)
+
+    def meet(self, file: Path) -> None:
+        """Count the rows of a file that belong to nobody in the patients' file.
+
+        An extract may well hold more patients than the cohort. It is said where ids are written in
+        two ways, where a row has no id, and where hardly anybody is found.
+
+        Raises:
+            ValueError: In training, nobody is found.
+        """
+        if file in self._met:
+            return
+        where, column = self._places[file], self.config.id
+        with self._reading(file):
+            self.connection.execute(
+                "CREATE OR REPLACE TEMP TABLE theirs AS SELECT id, count(*) AS n FROM (SELECT "
+                f"{self._cell('e.' + quoted(column))} AS id FROM {self._sources[file]} e) "
+                "GROUP BY id"
+            )
+        rows, empty, found, patients = map(
+            int,
+            self._one(
+                "SELECT coalesce(sum(n), 0), coalesce(sum(n) FILTER (WHERE id IS NULL), 0), "
+                "coalesce(sum(n) FILTER (WHERE id IN (SELECT id FROM row_of)), 0), "
+                "count(*) FILTER (WHERE id IN (SELECT id FROM row_of)) FROM theirs"
+            ),
+        )
+        self._met[file] = found
+        ours = int(self._one("SELECT count(*) FROM row_of")[0])
+        strangers = rows - empty - found
+        told = f"{strangers} of {rows} rows of {file.name} are of no {column!r} of "
+        told += self.config.file.name
+        way, alike = self._written_alike()
+        if not found and not self.config.scoring:
+            raise ValueError(self._no_one(file, rows, way, alike))
+        if alike:
+            self.notes.append(
+                f"{where}: {told}; {alike} of them would be without {way}. Write {column!r} alike "
+                "in both files"
+            )
+        elif strangers and ours >= 20 and max(found / rows, patients / ours) < _SMALL:
+            self.notes.append(
+                f"{where}: {told}, and {patients} of {ours} have a row there. Are both files of "
+                "one extract?"
+            )
+        if empty:
+            self.notes.append(
+                f"{where}: {empty} of {rows} rows of {file.name} have no {column!r} and do not "
+                "enter"
+            )
+
+    def _written_alike(self) -> tuple[str, int]:
+        """How ids of two files differ in writing, and how many rows have such an id."""
+        stranger = "id IS NOT NULL AND id NOT IN (SELECT id FROM row_of)"
+        whole = "{}"
+        for form in _WAYS.values():
+            whole = form.format(whole)
+        forms = {**_WAYS, "differences in writing (zeros, case, blanks)": whole}
+        counts = ", ".join(
+            f"coalesce(sum(n) FILTER (WHERE {stranger} AND {form.format('id')} IN "
+            f"(SELECT {form.format('id')} FROM row_of)), 0)"
+            for form in forms.values()
+        )
+        found = [int(n) for n in self._one(f"SELECT {counts} FROM theirs")]
+        most = max(found)
+        return list(forms)[found.index(most)], most
+
+    def _no_one(self, file: Path, rows: int, way: str, alike: int) -> str:
+        """The refusal of a file in which no id is one of the patients' file."""
+        column, start = self.config.id, f"{self._places[file]}: "
+        if not rows:
+            return f"{start}{file.name} has no row. Leave what is read of it out, or fill it"
+        theirs = self._one("SELECT min(id) FROM theirs")[0]
+        ours = self._one("SELECT min(id) FROM row_of")[0]
+        shapes = f"{shape_of(theirs or '')} there, {shape_of(ours)} here"
+        hint = f"; {alike} of {rows} rows would be without {way}" if alike else ""
+        return (
+            f"{start}no {column!r} of {file.name} is one of {self.config.file.name}: "
+            f"{shapes}{hint}. Write both alike, leading zeros too"
+        )
 
     def fetch(self, query: str) -> dict[str, np.ndarray]:
         """Run a query; one array per column."""
@@ -127,20 +242,34 @@ class Tables:
         keys = [(modality.item, "item"), (str(modality.value), "value")]
         self._check(modality.file, [(name, f"{modality.where}[{key!r}]") for name, key in keys])
         item, value = (self._cell(f"e.{quoted(name)}") for name, _ in keys)
-        known = self._items(modality, item)
-        for i, name in enumerate(modality.columns):
-            if name not in known:
-                what = f"{modality.item} of {modality.file.name}"
-                raise ValueError(f"{modality.at(i)}: {unknown(name, known, what)}")
+        if not self.config.scoring:
+            self._refuse_unmeasured(modality, item)
         listed = ", ".join(text_of(name) for name in modality.columns)
         return f"list_position([{listed}], {item}) - 1", value
 
-    def _items(self, modality: ModalityConfig, item: str) -> list[str]:
-        with self._told(modality.file):
-            found = self.fetch(
-                f"SELECT DISTINCT {item} AS item FROM {self._sources[modality.file]} e"
-            )
-        return sorted(str(name) for name in found["item"] if isinstance(name, str))
+    def _refuse_unmeasured(self, modality: ModalityConfig, item: str) -> None:
+        """Refuse an item that the file never holds; others are shown where ten ids have them."""
+        with self._reading(modality.file):
+            rows = f"FROM {self._sources[modality.file]} e"
+            found = self.fetch(f"SELECT DISTINCT {item} AS item {rows}")
+            known = {str(name) for name in found["item"] if isinstance(name, str)}
+            absent = [(i, name) for i, name in enumerate(modality.columns) if name not in known]
+            if not absent:
+                return
+            ids = self._cell(f"e.{quoted(self.config.id)}")
+            common = self.fetch(
+                f"SELECT item FROM (SELECT {item} AS item, {ids} AS id {rows}) WHERE item IS NOT "
+                "NULL GROUP BY item HAVING count(DISTINCT id) >= 10 ORDER BY item"
+            )["item"]
+        i, name = absent[0]
+        near = get_close_matches(name.casefold(), [word.casefold() for word in known], n=1)
+        hint = [word for word in known if near and word.casefold() == near[0]]
+        listed = f" ({', '.join(map(str, common[:20]))}{', …' if len(common) > 20 else ''})"
+        raise ValueError(
+            f"{modality.at(i)}: {name!r} is not a {modality.item} of {modality.file.name}"
+            f"{listed if len(common) else f', which holds {len(known)} others'}. "
+            + (f"Did you mean {min(hint)!r}?" if hint else "Leave it out, or name another")
+        )
 
     def _starts(self, start: str, ids: Sequence[str]) -> np.ndarray:
         """Seconds of the time zeros where these are times, or the numbers that they are."""
@@ -185,53 +314,67 @@ class Tables:
             )
         return f"{where}: {text!r} in {file.name} is no time. {advice}"
 
-    def _refuse_strangers(self, modality: ModalityConfig, entering: str) -> None:
-        """Refuse a file in which no id is one of the patients' file."""
-        if self._one(f"SELECT count(*) {entering}")[0]:
-            return
-        column = self._cell(f"e.{quoted(self.config.id)}")
-        theirs = self._one(f"SELECT min({column}) FROM {self._sources[modality.file]} e")[0]
-        ours = self._one("SELECT min(id) FROM row_of")[0]
-        raise ValueError(
-            f"{modality.where}['file']: no {self.config.id!r} of {modality.file.name} is one of "
-            f"{self.config.file.name}: {theirs!r} there, {ours!r} here. Write both alike, leading "
-            "zeros too"
-        )
-
     def _frame(self, file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
         self._check(file, columns)
         names = list(dict.fromkeys(name for name, _ in columns))
         cells = ", ".join(f"{self._cell(quoted(name))} AS {quoted(name)}" for name in names)
-        with self._told(file):
+        with self._reading(file):
             return self.connection.execute(f"SELECT {cells} FROM {self._sources[file]}").df()[names]
 
     def _check(self, file: Path, columns: Sequence[tuple[str, str]]) -> None:
-        """Refuse names that are no columns of a file."""
+        """Refuse names that are no columns of a file, and columns that hold no single values."""
         for name, where in columns:
-            header = self._header(file)
-            if name not in header:
-                raise ValueError(f"{where}: {unknown(name, header, f'column of {file.name}')}")
+            types = self.types(file)
+            if name not in types:
+                raise ValueError(f"{where}: {self._no_column(file, name)}")
+            if types[name].endswith("]") or types[name].startswith(("STRUCT", "MAP", "BLOB")):
+                held = "bytes" if types[name] == "BLOB" else "lists or tables in its cells"
+                raise ValueError(
+                    f"{where}: {name!r} of {file.name} holds {held}. Save a column, or a row, for "
+                    "each value"
+                )
 
-    def _header(self, file: Path) -> tuple[str, ...]:
+    def _no_column(self, file: Path, name: str) -> str:
+        """Say that a column is not there; a first line that may be a patient's is not repeated."""
+        header = tuple(self.types(file))
+        known = file.name.lower().endswith(".parquet") or self.config.words.intersection(header)
+        if known:
+            return str(unknown(name, header, f"column of {file.name}"))
+        near = get_close_matches(name, [n for n in header if n.isidentifier()], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        cells = looks_like_cells(header)
+        doubt = f", {cells} of them numbers or dates" if cells else ""
+        return (
+            f"{name!r} is not a column of {file.name}: its first line has {len(header)} cells"
+            f"{doubt}, and none is a name that the configuration knows.{hint} A file begins with "
+            "one line of column names"
+        )
+
+    def types(self, file: Path) -> dict[str, str]:
+        """The columns of a file with their DuckDB types.
+
+        Raises:
+            ValueError: The file is not there, or cannot be read.
+        """
         where = self._places[file]
-        if file not in self._columns:
+        if file not in self._types:
             if not file.is_file():
                 near = ", ".join(sorted(p.name for p in file.parent.glob("*") if readable(p)))
                 raise ValueError(
-                    f"{where}: {file} is not there (beside it: {near or 'no table'}). Paths are "
-                    "relative to the YAML file"
+                    f"{where}: {file.name} is not there (beside it: {near or 'no table'}). Paths "
+                    "are relative to the YAML file"
                 )
             if not readable(file):
                 raise ValueError(
                     f"{where}: {file.name} is no table. Save it as one of {', '.join(SUFFIXES)}"
                 )
             with self._told(file):
-                self._sources[file], self._columns[file] = open_file(file, self.connection)
-        return self._columns[file]
+                self._sources[file], self._types[file] = open_file(file, self.connection)
+        return self._types[file]
 
     def _cell(self, column: str) -> str:
         """The expression of a cell as text, NULL where it is empty or stands for missing."""
-        text = f"nullif(trim(CAST({column} AS VARCHAR)), '')"
+        text = f"nullif(trim(CAST({column} AS VARCHAR), {text_of(BLANKS)}), '')"
         numbers = [repr(float(word)) for word in self.config.missing if is_number(word)]
         tests = [f"lower({text}) = 'nan'"]
         if self.config.missing:
@@ -246,17 +389,32 @@ class Tables:
         return row
 
     @contextmanager
+    def _reading(self, file: Path) -> Iterator[None]:
+        """Name the file in what goes wrong, and verify its checksum when it is read first."""
+        with self._told(file):
+            if file in self._verified:
+                yield
+            else:
+                with verified(file):
+                    yield
+                self._verified.add(file)
+
+    @contextmanager
     def _told(self, file: Path) -> Iterator[None]:
-        """Name the file in what DuckDB says of it."""
+        """Name the file in what DuckDB says of it, and leave out what it repeats of the file."""
         try:
             yield
         except duckdb.OutOfMemoryException:
             raise
-        except (duckdb.Error, OSError, EOFError, ValueError) as error:
-            told = " ".join(str(error).split("\n\n")[0].split())[:300]
+        except (duckdb.Error, OSError, ValueError) as error:
+            told = str(error)  # ours; the others repeat a line, or a path
+            if isinstance(error, duckdb.Error):
+                told = str(fault(error))
+            elif isinstance(error, OSError):
+                told = error.strerror or type(error).__name__
             raise ValueError(
-                f"{file.name} cannot be read: {told}. Save it anew: UTF-8, one line of column "
-                "names, the same number of cells in each line"
+                f"{self._places[file]}: {file.name} cannot be read: {told}. Save it anew: UTF-8, "
+                "one line of column names, the same number of cells in each line"
             ) from None
 
 
@@ -276,3 +434,5 @@ def open_tables(config: TablesConfig, memory: str) -> Iterator[Tables]:
             raise ValueError(
                 f"the tables need more working memory than memory={memory!r}. Pass more: '8GB'"
             ) from None
+        except duckdb.Error as error:  # its own words may hold a cell
+            raise ValueError(f"the tables cannot be read: {fault(error)}") from None

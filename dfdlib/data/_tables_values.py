@@ -1,7 +1,9 @@
 """What entered of a user's own tables, in the form that a cohort takes."""
 
 import hashlib
-import warnings
+from collections import Counter
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,10 @@ import pandas as pd
 import torch
 
 from dfdlib.data._ragged import Ragged
+from dfdlib.data._shapes import kind_of, shape_of
 from dfdlib.data._tables_config import ModalityConfig, TablesConfig
-from dfdlib.data._tables_files import number
+from dfdlib.data._tables_files import measure
 from dfdlib.data._tables_sql import Tables
-from dfdlib.data._validate import unknown
 
 _TAKE = {
     "last": "arg_max({0}, (t, {0}))",
@@ -37,73 +39,145 @@ def code_id(word: str) -> int:
 
 def values(config: TablesConfig, tables: Tables, modality: ModalityConfig, n: int) -> Any:
     """Bring what entered of a modality into the form that a cohort takes."""
-    without = tables.open_cells(modality)
-    if without:
-        warnings.warn(
-            f"{modality.where}: {without} values of {modality.file.name} have no {modality.time!r} "
-            "and do not enter",
-            UserWarning,
-            stacklevel=5,
-        )
+    tables.open_cells(modality)
     if modality.kind == "codes":
         return _codes(tables, n)
     if modality.kind == "categorical" and modality.levels is not None:
-        cells = _one_each(tables, modality, "text")
-        codes = [
-            _levels(config, modality, int(flag), text)
-            for flag, text in zip(cells["flag"], cells["taken"], strict=True)
-        ]
-        return _grid(modality, cells, np.array(codes, dtype=float), n)
+        return _levels(config, modality, tables, n)
     _refuse_words(config, tables, modality)
     if modality.kind == "series":
         return _series(modality, tables, n)
-    cells = _one_each(tables, modality, number("text"))
-    return _grid(modality, cells, np.ma.filled(cells["taken"].astype(float), np.nan), n)
+    cells = _one_each(tables, modality, measure("text"))
+    grid = _grid(modality, cells, np.ma.filled(cells["taken"].astype(float), np.nan), n)
+    if modality.kind == "categorical":
+        _refuse_no_category(modality, grid)
+    return grid
+
+
+def told(cells: Mapping[str, int]) -> str:
+    """Say what kinds of things cells hold, and how many of each; no cell is repeated.
+
+    Args:
+        cells: How often each stands in a column.
+    """
+    kinds: Counter[str] = Counter()
+    for cell, n in cells.items():
+        kinds[shape_of(cell) if len(cells) == 1 else kind_of(cell)] += n
+    listed = [kind if n == 1 else f"{n} times {kind}" for kind, n in kinds.most_common(4)]
+    return ", ".join(listed) + (", …" if len(kinds) > 4 else "")
+
+
+def advice(cells: Mapping[str, int]) -> str:
+    """Say what to do about cells that are no numbers, without losing what stands in them."""
+    kinds: Counter[str] = Counter()
+    for cell, n in cells.items():
+        kinds[kind_of(cell)] += n
+    if "a number with a decimal comma" in kinds:
+        return _ADVICE["a number with a decimal comma"]
+    return next((_ADVICE[kind] for kind, _ in kinds.most_common() if kind in _ADVICE), _WORDS)
+
+
+_WORDS = "List it in config['missing']['values'], or write config['missing']['text']: missing"
+_ADVICE = {
+    "a number with a decimal comma": "Save the file with decimal points: 1.5, not a comma",
+    "a number with a comma": "Write 1.5 or 1500, as it is meant, without a comma",
+    "a number with thousands apart": "Write numbers without a sign between thousands: 1500",
+    "a limit (< or > before a number)": (
+        "A limit is no missing value: write the number that shall stand for it, such as the limit "
+        "itself, and a column that says so. config['missing']['text']: missing would lose it"
+    ),
+    "a number with a per cent sign": "Write the number alone; the unit belongs into the name",
+    "a number and a word": (
+        "Write numbers alone, all in one unit; the unit belongs into the name of the column"
+    ),
+    "a date": "A date is no number: name it as a time, or write days since time zero",
+    "a time of day": "A time of day is no number: write minutes or hours",
+    "two numbers": "Write a column for each of the two numbers",
+    "an infinite number": "Write the largest number that can be measured, or leave the cell empty",
+}
 
 
 def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig) -> None:
     """Refuse words in columns of numbers, unless they count as missing."""
-    value = number("text")
-    found = tables.fetch(
-        f"SELECT flag, min(text) AS word, count(*) AS n, list(DISTINCT text ORDER BY text)[:5] AS "
-        f"words FROM cell WHERE {value} IS NULL GROUP BY flag ORDER BY flag LIMIT 1"
+    value = measure("text")
+    found = pd.DataFrame(
+        tables.fetch(
+            f"SELECT flag, text, count(*) AS n FROM cell WHERE {value} IS NULL "
+            "GROUP BY flag, text ORDER BY flag, n DESC, text LIMIT 100000"
+        )
     )
-    if len(found["n"]) and config.text == "error":
-        column = int(found["flag"][0])
-        listed = ", ".join(found["words"][0])
-        advice = (
-            "List it in config['missing']['values'], or write config['missing']['text']: missing"
-        )
-        if modality.kind == "categorical":
-            advice = f"Write its levels: {{{modality.columns[column]}: [{listed}]}}"
-        raise ValueError(
+    for flag, rows in found.groupby("flag"):
+        column = int(flag)
+        cells = dict(zip(rows["text"], rows["n"].astype(int), strict=True))
+        n = sum(cells.values())
+        what = (
             f"{modality.at(column)}: {modality.columns[column]!r} of {modality.file.name} holds "
-            f"{found['word'][0]!r} and {found['n'][0] - 1} more that are no numbers. {advice}"
+            f"{n} value{'s' if n > 1 else ''} that {'are' if n > 1 else 'is'} no "
+            f"number{'s' if n > 1 else ''} ({told(cells)})"
         )
+        if config.text == "error":
+            how = advice(cells)
+            if modality.kind == "categorical":
+                how = (
+                    "Write its levels in an order that stays: "
+                    f"{{{modality.columns[column]}: [one, other]}}"
+                )
+            raise ValueError(f"{what}. {how}")
+        lost = "" if advice(cells) == _WORDS else f". {advice(cells)}"
+        tables.notes.append(f"{what} and missing{lost}")
     tables.fetch(f"DELETE FROM cell WHERE {value} IS NULL")
 
 
-def _levels(config: TablesConfig, modality: ModalityConfig, column: int, text: str) -> float:
+def _levels(config: TablesConfig, modality: ModalityConfig, tables: Tables, n: int) -> pd.DataFrame:
+    """The place of each word in the levels of its column."""
     assert modality.levels is not None
-    levels = modality.levels[column]
-    if text in levels:
-        return float(levels.index(text))
-    if config.text == "missing":
-        return np.nan
-    raise ValueError(f"{modality.at(column)}: {unknown(text, levels, 'level')}")
+    cells = _one_each(tables, modality, "text")
+    codes = np.full(len(cells["taken"]), np.nan)
+    for column, levels in enumerate(modality.levels):
+        here = np.flatnonzero(cells["flag"] == column)
+        words = pd.Series(cells["taken"][here], dtype=object)
+        codes[here] = words.map({word: place for place, word in enumerate(levels)}).to_numpy(float)
+        strange = words[np.isnan(codes[here])]
+        if not len(strange):
+            continue
+        near = [level for word in strange.unique() for level in levels
+                if get_close_matches(word.casefold(), [level.casefold()])]  # fmt: skip
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        what = (
+            f"{modality.at(column)}: {len(strange)} of {len(words)} values of "
+            f"{modality.columns[column]!r} of {modality.file.name} are no level "
+            f"({', '.join(levels)}): {told(strange.value_counts().to_dict())}."
+        )
+        if config.text == "error" and not config.scoring:
+            raise ValueError(f"{what}{hint or ' Add them to the levels'}")
+        tables.notes.append(f"{what}{hint} They are missing")
+    return _grid(modality, cells, codes, n)
+
+
+def _refuse_no_category(modality: ModalityConfig, grid: pd.DataFrame) -> None:
+    for i, name in enumerate(modality.columns):
+        column = grid[name].dropna()
+        bad = int(((column != np.floor(column)) | (column < 0)).sum())
+        if bad:
+            raise ValueError(
+                f"{modality.at(i)}: {bad} of {len(column)} values of {name!r} are no whole numbers "
+                f"from 0 on, so no categories. Write its levels: {{{name}: [one, other]}}, or "
+                "kind: vector"
+            )
 
 
 def _one_each(tables: Tables, modality: ModalityConfig, value: str) -> dict[str, np.ndarray]:
     """One value per row of the cohort and column."""
     if modality.time is None and modality.take in ("last", "first"):
         twice = tables.fetch(
-            "SELECT id FROM cell JOIN row_of USING (position) "
-            "GROUP BY id, flag HAVING count(*) > 1 ORDER BY id LIMIT 1"
-        )["id"]
-        if len(twice):
+            "SELECT count(*) AS n FROM (SELECT 1 FROM cell GROUP BY position, flag "
+            "HAVING count(*) > 1)"
+        )["n"][0]
+        if twice:
             raise ValueError(
-                f"{modality.where}: {modality.file.name} has several rows for {twice[0]!r} and no "
-                f"time to tell which is {modality.take}. Name a time, or take: mean"
+                f"{modality.where}: {modality.file.name} has several rows for one "
+                f"{tables.config.id!r} ({twice} times), and no time to tell which is "
+                f"{modality.take}. Name a time, or take: mean"
             )
     taken = _TAKE[modality.take].format(value)
     return tables.fetch(
@@ -132,7 +206,7 @@ def _codes(tables: Tables, n: int) -> Ragged:
 
 def _series(modality: ModalityConfig, tables: Tables, n: int) -> Ragged:
     cells = tables.fetch(
-        f"SELECT position, t, {number('text')} AS value, flag FROM cell "
+        f"SELECT position, t, {measure('text')} AS value, flag FROM cell "
         "ORDER BY position, t, flag, value"
     )
     rows = np.column_stack([cells[name].astype(float) for name in ("t", "value", "flag")])

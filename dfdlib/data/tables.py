@@ -2,23 +2,29 @@
 
 import warnings
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from dfdlib.data._tables_config import TablesConfig, read_config
 from dfdlib.data._tables_sql import Tables, open_tables
-from dfdlib.data._tables_values import code_id, values
+from dfdlib.data._tables_values import code_id, told, values
 from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Cohort
 
 __all__ = ["code_id", "from_tables", "template"]
 
 
-def from_tables(config: str | Path | Mapping[str, Any], *, memory: str = "4GB") -> Cohort:
+def from_tables(
+    config: str | Path | Mapping[str, Any],
+    *,
+    purpose: Literal["train", "score"] = "train",
+    memory: str = "4GB",
+) -> Cohort:
     """Make a cohort of CSV or parquet files, as a YAML file of at most 40 lines says.
 
     `template` writes such a file with a comment on each key. The patients' file has one row per
@@ -41,9 +47,21 @@ def from_tables(config: str | Path | Mapping[str, Any], *, memory: str = "4GB") 
     Where a file has a row per measurement, `item` names the column that says what was measured,
     `value` the one with the number, and `columns` lists the items.
 
+    A row that stands in a file twice, the same in every column, counts once. A label column as a
+    feature is refused. Warnings count what did not enter: rows without an id, rows whose id would
+    be one of the patients' file if it were written alike (`7` and `007`), words among numbers.
+    No message shows a cell.
+
+    To score new patients with a model that was trained on such tables, pass the same configuration
+    with `purpose="score"`. Then no label is read (`y` is None), nobody is dropped, and an item that
+    was never measured, a file that is not there or holds none of these patients, or a word that is
+    no level, is missing. The columns that the configuration names have to be there, but for site
+    and covariates, which no model reads to score.
+
     Args:
         config: The YAML file, or what it would hold as a dict. Paths are relative to the file, or
             to the working folder.
+        purpose: `train`, or `score` for new patients.
         memory: What DuckDB may use; more is spilled to a temporary folder.
 
     Raises:
@@ -55,9 +73,14 @@ def from_tables(config: str | Path | Mapping[str, Any], *, memory: str = "4GB") 
         Traceback (most recent call last):
         ValueError: config['patients']: 'sight' is not a key (file, id, ...). Did you mean 'site'?
     """
-    settings = read_config(config)
+    if purpose not in ("train", "score"):
+        raise unknown(purpose, ("train", "score"), "purpose")
+    settings = read_config(config, scoring=purpose == "score")
     with open_tables(settings, memory) as tables:
-        return _cohort(settings, tables)
+        cohort = _cohort(settings, tables)
+    for note in tables.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return cohort
 
 
 def template() -> str:
@@ -72,43 +95,73 @@ def template() -> str:
 
 
 def _cohort(config: TablesConfig, tables: Tables) -> Cohort:
-    patients = _patients(config, tables)
+    site, covariates = _spared(config, tables)
+    patients = _patients(config, tables, site, covariates)
     ids = patients[config.id]
-    tables.open_rows(ids.tolist())
     y = _labels(config, tables, ids)
+    tables.open_rows(ids.tolist())
+    if y is not None:
+        tables.meet(config.label_file)
     x = {m.name: values(config, tables, m, len(ids)) for m in config.modalities}
+    _tell_of_answers(config, tables, x, y)
     groups = {"patient": patients[config.patient or config.id].to_numpy(str)}
-    if config.site is not None:
-        groups["site"] = patients[config.site].fillna("unknown").to_numpy(str)
-    task = config.task
+    if site is not None:
+        groups["site"] = patients[site].fillna("unknown").to_numpy(str)
+    elif config.site is not None:
+        groups["site"] = np.full(len(ids), "unknown")
+    task = config.task if y is not None else None
     if y is not None and task is None and config.classes is not None:
         task = "binary" if len(config.classes) == 2 else "multiclass"
+    drop_rows = config.rows == "drop" and not config.scoring
     with warnings.catch_warnings():
-        if config.rows == "drop":
+        if drop_rows:
             warnings.filterwarnings("ignore", ".*rows have nothing observed")
         cohort = Cohort(
             x=x,
             kinds={modality.name: modality.kind for modality in config.modalities},
             y=y,
             task=task,
-            covariates={name: _covariate(patients[name]) for name in config.covariates},
+            covariates={name: _covariate(patients[name]) for name in covariates},
             groups=groups,
         )
     keep = np.ones(len(cohort), dtype=bool)
-    if config.rows == "drop":
+    if drop_rows:
         keep &= cohort.observed.any(dim=1).numpy()
     if config.labels == "drop" and y is not None:
         keep &= ~np.isnan(y).reshape(len(y), -1).any(axis=1)
     return cohort if keep.all() else cohort.select(keep)
 
 
-def _patients(config: TablesConfig, tables: Tables) -> pd.DataFrame:
-    keys = {"id": config.id, "patient": config.patient, "site": config.site}
+def _spared(config: TablesConfig, tables: Tables) -> tuple[str | None, tuple[str, ...]]:
+    """The site and the covariates; to score, those that are there: no model needs them."""
+    if not config.scoring:
+        return config.site, config.covariates
+    there = tables.types(config.file)
+    wanted = [name for name in (config.site, *config.covariates) if name is not None]
+    absent = [name for name in dict.fromkeys(wanted) if name not in there]
+    if absent:
+        tables.notes.append(
+            f"config['patients']: {config.file.name} has no column {', '.join(map(repr, absent))}. "
+            "No model needs it to score; it is left out"
+        )
+    covariates = tuple(name for name in config.covariates if name in there)
+    return (config.site if config.site in there else None), covariates
+
+
+def _patients(
+    config: TablesConfig, tables: Tables, site: str | None, covariates: tuple[str, ...]
+) -> pd.DataFrame:
+    keys = {"id": config.id, "patient": config.patient, "site": site}
     columns = [(name, f"config['patients'][{key!r}]") for key, name in keys.items() if name]
     columns += [
-        (name, f"config['patients']['covariates'][{i}]") for i, name in enumerate(config.covariates)
+        (name, f"config['patients']['covariates'][{i}]") for i, name in enumerate(covariates)
     ]
     patients = tables.patients(columns)
+    if patients.empty:
+        raise ValueError(
+            f"config['patients']['file']: {config.file.name} has no row below its column names. "
+            "Write a row for each patient"
+        )
     for key, name in (("id", config.id), ("patient", config.patient)):
         if name is not None and patients[name].isna().any():
             row = int(patients[name].isna().argmax())
@@ -116,14 +169,22 @@ def _patients(config: TablesConfig, tables: Tables) -> pd.DataFrame:
                 f"config['patients'][{key!r}]: row {row + 1} of {config.file.name} has no "
                 f"{name!r}. Fill it in, or leave the row out"
             )
-    twice = patients[config.id][patients[config.id].duplicated()]
-    if len(twice):
+    if rows := _twice(patients[config.id]):
         raise ValueError(
-            f"config['patients']['id']: {config.id!r} holds {twice.iloc[0]!r} twice in "
-            f"{config.file.name}. Name the column that tells its rows apart; whose rows they are "
-            "goes under patient"
+            f"config['patients']['id']: rows {rows[0]} and {rows[1]} of {config.file.name} have "
+            f"the same {config.id!r}. Leave one out, or name the column that tells its rows apart; "
+            "whose rows they are goes under patient"
         )
     return patients
+
+
+def _twice(ids: pd.Series) -> tuple[int, int] | None:
+    """Count from 1 the first two rows of one id; the index holds their places in the file."""
+    again = ids.duplicated()
+    if not again.any():
+        return None
+    second = again.idxmax()
+    return int(ids.eq(ids[second]).idxmax()) + 1, int(second) + 1
 
 
 def _covariate(column: pd.Series) -> pd.Series:
@@ -133,14 +194,13 @@ def _covariate(column: pd.Series) -> pd.Series:
 
 
 def _labels(config: TablesConfig, tables: Tables, ids: pd.Series) -> np.ndarray | None:
-    if not config.label:
+    if not config.label or config.scoring:
         return None
     table = tables.labels().dropna(subset=config.id)
-    twice = table[config.id][table[config.id].duplicated()]
-    if len(twice):
+    if rows := _twice(table[config.id]):
         raise ValueError(
-            f"config['label']['file']: {config.label_file.name} has two rows for "
-            f"{twice.iloc[0]!r}. Keep one label per row of the cohort"
+            f"config['label']['file']: rows {rows[0]} and {rows[1]} of {config.label_file.name} "
+            f"have the same {config.id!r}. Keep one label per row of the cohort"
         )
     given = table.set_index(config.id).reindex(ids)
     if given.isna().all(axis=None):
@@ -148,22 +208,123 @@ def _labels(config: TablesConfig, tables: Tables, ids: pd.Series) -> np.ndarray 
             f"config['label']: no row of {config.file.name} has a label in "
             f"{config.label_file.name}. Write {config.id!r} alike in both, or leave label out"
         )
-    columns = []
-    for i, name in enumerate(config.label):
-        words = given[name]
-        if config.classes is not None:
-            read = words.map({word: place for place, word in enumerate(config.classes)})
-            options = config.classes
-        else:
-            read, options = pd.to_numeric(words, errors="coerce"), ()
-        bad = words[words.notna() & read.isna()]
-        if len(bad):
-            where = f"config['label']['columns'][{i}]"
-            if options:
-                raise ValueError(f"{where}: {unknown(bad.iloc[0], options, 'class')}")
-            raise ValueError(
-                f"{where}: {name!r} holds {bad.iloc[0]!r}, no number. List the words in order: "
-                f"classes: [{', '.join(sorted(map(str, words.dropna().unique()))[:5])}]"
-            )
-        columns.append(read.to_numpy(float))
+    columns = [
+        _classes(config, name, given[name], f"config['label']['columns'][{i}]")
+        for i, name in enumerate(config.label)
+    ]
     return np.column_stack(columns) if config.task == "multilabel" else columns[0]
+
+
+def _classes(config: TablesConfig, name: str, words: pd.Series, where: str) -> np.ndarray:
+    """Read one column of labels; what does not fit is counted, not shown."""
+    options = config.classes
+    if options is None:
+        read = pd.to_numeric(words.replace(_TRUTH), errors="coerce")
+        read = read.where(np.isfinite(read))
+    else:
+        read = words.map({word: place for place, word in enumerate(options)})
+    bad = words[words.notna() & read.isna()]
+    what = f"{where}: {name!r} of {config.label_file.name} holds "
+    if len(bad):
+        cells = told(bad.value_counts().to_dict())
+        if options is not None:
+            near = [word for cell in bad.unique() for word in options
+                    if get_close_matches(cell.casefold(), [word.casefold()])]  # fmt: skip
+            hint = f"Did you mean {near[0]!r}?" if near else "Add them to classes"
+            raise ValueError(
+                f"{what}{len(bad)} of {words.notna().sum()} labels that are no class "
+                f"({', '.join(options)}): {cells}. {hint}"
+            )
+        raise ValueError(
+            f"{what}{len(bad)} of {words.notna().sum()} labels that are no number ({cells}). List "
+            "the words in the order 0, 1, …: classes: [alive, dead]"
+        )
+    labels = read.to_numpy(float)
+    seen = np.unique(labels[~np.isnan(labels)])
+    whole = bool(((seen == np.floor(seen)) & (seen >= 0)).all())
+    if config.task in ("binary", "multilabel") and not np.isin(seen, (0, 1)).all():
+        raise ValueError(
+            f"{what}{len(seen)} different numbers, others than 0 and 1, and the task is "
+            f"{config.task!r}. Write 0 and 1, or classes: in the order 0, 1"
+        )
+    if not whole:
+        raise ValueError(
+            f"{what}{len(seen)} different numbers, not all whole and from 0 on, so no classes. A "
+            "length of stay, a score or a survival time is no label here: make classes of it first"
+        )
+    if config.task is None and options is None and len(seen) and len(seen) != seen[-1] + 1:
+        raise ValueError(
+            f"{what}{len(seen)} different numbers that leave some of 0, 1, 2, … out, so the task "
+            "is not clear. Write classes: in the order 0, 1, …, or task: multiclass"
+        )
+    return labels
+
+
+_TRUTH = {"true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
+
+
+def _tell_of_answers(
+    config: TablesConfig, tables: Tables, x: Mapping[str, Any], y: np.ndarray | None
+) -> None:
+    """Refuse the label under its name in another file; warn of what says the same, and of ids."""
+    ids = {config.id, config.patient}
+    for modality in config.modalities:
+        for i, name in enumerate(modality.columns):
+            if name in ids and modality.item is None:
+                tables.notes.append(
+                    f"{modality.at(i)}: {name!r} tells whose row it is. A model that reads it "
+                    "learns the patients by heart. Leave it out of the modality"
+                )
+    for i, name in enumerate(config.label):
+        if name in config.covariates and config.label_file == config.file:
+            tables.notes.append(
+                f"config['patients']['covariates'][{config.covariates.index(name)}]: {name!r} is "
+                "the label. An evaluation that is cut by it sees one class in each part"
+            )
+        if y is None:
+            continue
+        labels = y if y.ndim == 1 else y[:, i]
+        for modality in config.modalities:
+            for feature, column in enumerate(modality.columns):
+                answers, n = _answers(_last(x[modality.name], feature), labels)
+                if not answers:
+                    continue
+                what = f"{modality.at(feature)}: {column!r} of {modality.file.name}"
+                if column.casefold() == name.casefold():
+                    raise ValueError(
+                        f"{what} holds the label, config['label']['columns'][{i}], of all {n} rows "
+                        "that have both. A model that reads it knows the answer. Leave it out of "
+                        "the modality"
+                    )
+                if n >= _MANY:
+                    tables.notes.append(
+                        f"{what} tells the label {name!r} of all {n} rows that have both. Is it "
+                        "known at the moment of prediction?"
+                    )
+
+
+_MANY = 20  # rows that do not agree by chance
+
+
+def _last(value: Any, feature: int) -> np.ndarray | None:
+    """What one feature says last of each row of the cohort; codes say nothing by columns."""
+    if isinstance(value, pd.DataFrame):
+        return value.iloc[:, feature].to_numpy(float)
+    if value.values.ndim != 2:
+        return None
+    last = np.full(len(value), np.nan)
+    row_of = np.repeat(np.arange(len(value)), value.lengths.numpy())
+    events = value.values.numpy()
+    here = events[:, 2] == feature
+    last[row_of[here]] = events[here, 1]  # in the order of time
+    return last
+
+
+def _answers(feature: np.ndarray | None, labels: np.ndarray) -> tuple[bool, int]:
+    """Whether a feature has one value for each label, and in how many rows both are there."""
+    if feature is None:
+        return False, 0
+    both = ~np.isnan(feature) & ~np.isnan(labels)
+    pairs = np.unique(np.column_stack([feature[both], labels[both]]), axis=0)
+    apart = len(pairs) == len(np.unique(pairs[:, 0])) == len(np.unique(pairs[:, 1])) > 1
+    return apart, int(both.sum())

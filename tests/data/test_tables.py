@@ -235,8 +235,8 @@ def test_labels_may_be_numbers_several_or_none(folder):
     label = {"file": "outcomes.csv", "columns": ["a", "b"], "task": "multilabel"}
     cohort = from_tables(changed(folder, label=label))
     np.testing.assert_array_equal(cohort.y, [[1, 0], [0, NAN], [1, 1]])
-    cohort = from_tables(changed(folder, label={"columns": ["age"], "task": "multiclass"}))
-    assert cohort.schema.n_classes == 62
+    age = {"label": {"columns": ["age"], "task": "multiclass"}, "modalities__background": None}
+    assert from_tables(changed(folder, **age)).schema.n_classes == 62
     assert from_tables(changed(folder, label=None)).task is None
     classes = {"columns": ["hospital"], "classes": ["south", "north", "east"]}
     assert from_tables(changed(folder, label=classes)).task == "multiclass"
@@ -399,7 +399,7 @@ REFUSED = {
     ),
     "unknown item": (
         {"modalities__vitals__columns": ["puls"]},
-        r"\['vitals'\]\['columns'\]\[0\]: 'puls' is not a sign of vitals.csv \(mood, pulse, spo2\)"
+        r"\['vitals'\]\['columns'\]\[0\]: 'puls' is not a sign of vitals.csv, which holds 3 others"
         ".*mean 'pulse'",
     ),
     "no such file": (
@@ -422,7 +422,7 @@ REFUSED = {
     ),
     "id that repeats": (
         {"patients__id": "patient"},
-        r"config\['patients'\]\['id'\]: 'patient' holds 'p1' twice in stays.csv.*under patient",
+        r"\['patients'\]\['id'\]: rows 1 and 2 of stays.csv have the same 'patient'.*under patient",
     ),
     "id that is empty": (
         {"patients__id": "hospital"},
@@ -446,24 +446,27 @@ REFUSED = {
     ),
     "words as numbers": (
         {"modalities__background__columns": ["age", "sex"]},
-        r"\['background'\]\['columns'\]\[1\]: 'sex' of stays.csv holds 'female' and 2 more that are"
-        r" no numbers. List it in config\['missing'\]\['values'\]",
+        r"\['background'\]\['columns'\]\[1\]: 'sex' of stays.csv holds 3 values that are no "
+        r"numbers \(3 times a word\). List it in config\['missing'\]\['values'\]",
     ),
     "words without levels": (
         {"modalities__ward__columns": ["sex"]},
-        r"\['ward'\]\['columns'\]\[0\]: 'sex' .*Write its levels: \{sex: \[female, male\]\}",
+        r"\['ward'\]\['columns'\]\[0\]: 'sex' .*Write its levels in an order that stays: \{s",
     ),
     "word that is no level": (
         {"modalities__ward__columns": {"sex": ["femal", "male"]}},
-        r"\['ward'\]\['columns'\]\['sex'\]: 'female' is not a level \(femal, male\)",
+        r"\['ward'\]\['columns'\]\['sex'\]: 2 of 3 values of 'sex' of stays.csv are no level "
+        r"\(femal, male\): 2 times a word \(6 characters\). Did you mean 'femal'\?",
     ),
     "label that is no class": (
         {"label__classes": ["alive", "died"]},
-        r"config\['label'\]\['columns'\]\[0\]: 'dead' is not a class \(alive, died\)",
+        r"config\['label'\]\['columns'\]\[0\]: 'outcome' of outcomes.csv holds 1 of 2 labels that "
+        r"are no class \(alive, died\): a word \(4 characters\). Did you mean 'died'\?",
     ),
     "label in words": (
         {"label__classes": None},
-        r"\['columns'\]\[0\]: 'outcome' holds 'alive', no number.*classes: \[alive, dead\]",
+        r"\['columns'\]\[0\]: 'outcome' of outcomes.csv holds 2 of 2 labels that are no number "
+        r"\(2 times a word\). List the words in the order 0, 1, …: classes: \[alive, dead\]",
     ),
     "several labels": (
         {"label__columns": ["outcome", "age"]},
@@ -472,7 +475,9 @@ REFUSED = {
     "label without columns": ({"label__columns": None}, r"config\['label'\] has no 'columns'"),
     "several rows without a time": (
         {"modalities__labs__time": None, "modalities__labs__known_at_start": True},
-        LABS_KEY + r": labs.csv has several rows for '007' and no time to tell which is last",
+        LABS_KEY
+        + r": labs.csv has several rows for one 'stay' \(2 times\), and no time to tell which "
+        "is last",
     ),
 }
 
@@ -487,7 +492,9 @@ def test_ids_that_do_not_meet_are_refused(folder):
     table = pd.read_csv(folder / "labs.csv")  # 007 becomes 7
     table.to_csv(folder / "labs.csv", index=False)
     with pytest.raises(
-        ValueError, match=r"no 'stay' of labs.csv is one of stays.csv: '7' there, '0"
+        ValueError,
+        match=r"no 'stay' of labs.csv is one of stays.csv: a number \(1 character\) there, a "
+        r"number with leading zeros \(3 characters\) here; 5 of 5 rows would be without leading z",
     ):
         from_tables(folder / "tables.yaml")
 
@@ -495,7 +502,7 @@ def test_ids_that_do_not_meet_are_refused(folder):
 def test_two_labels_of_one_row_are_refused(folder):
     (folder / "outcomes.csv").write_text("stay,outcome\n007,alive\n007,dead\n")
     with pytest.raises(
-        ValueError, match=r"\['label'\]\['file'\]: outcomes.csv has two rows for '007"
+        ValueError, match=r"\['label'\]\['file'\]: rows 1 and 2 of outcomes.csv have the same 'st"
     ):
         from_tables(folder / "tables.yaml")
 
@@ -509,8 +516,12 @@ def test_labels_of_nobody_are_refused(folder):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("", "its first line is '', no list of column names"),
-        ("stay,drawn,sodium,sodium", "its first line is 'stay,drawn,sodium,sodium', no list of"),
+        ("", "its first line is empty, where column names belong"),
+        ("stay,drawn,sodium,sodium", "columns 3 and 4 of its first line have one name. Rename one"),
+        ("stay,drawn,sodium,Sodium", "columns 3 and 4 of its first line differ in upper case only"),
+        (",stay,drawn,sodium", r"its first column has no name.*table.to_csv\(FILE, index=False\)"),
+        ("stay,drawn,sodium,", "column 4 of 4 has no name, so a separator ends the first line"),
+        ("stay,drawn,,sodium", r"column 3 of 4 has no name\."),
     ],
 )
 def test_a_header_that_is_none_is_refused(folder, header, message):
@@ -551,10 +562,8 @@ def test_an_amount_of_memory_that_is_none_is_refused(folder):
 
 def test_a_limit_on_memory_is_kept_or_told(folder):
     n = 100_000
-    block = "007,2031-03-01 10:30,spo2,1\n" * 10_000
     with (folder / "vitals.csv").open("a", encoding="utf-8") as file:
-        for _ in range(n // 10_000):
-            file.write(block)
+        file.writelines(f"007,2031-03-01 10:30,spo2,{i}\n" for i in range(n))
     cohort = from_tables(folder / "tables.yaml", memory="50MB")
     assert cohort.x["vitals"].lengths.tolist() == [n + 3, 1, 0]
     with pytest.raises(ValueError, match=r"more working memory than memory='4MB'. Pass more"):
