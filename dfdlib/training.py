@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from dfdlib._checkpoints import read_folder, write_folder
@@ -175,7 +176,7 @@ def fit(
         batch_size=batch_size, init=init,
     )  # fmt: skip
     back = fabric is None
-    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    fabric = fabric or _one_device()
     plan = Plan(
         stages,
         int(batch_size),
@@ -210,6 +211,15 @@ def fit(
         best_epoch=best_epoch,
         seed=plan.seed,
     )
+
+
+def _one_device() -> Fabric:
+    """Take one device for this process alone.
+
+    What a cluster says of a job (an `srun` on the PATH, SLURM's variables) is not said of this
+    process, since sbatch says it to a single one too: Fabric, if left to ask, warns or refuses.
+    """
+    return Fabric(accelerator="auto", devices=1, plugins=[LightningEnvironment()])
 
 
 def trainer(

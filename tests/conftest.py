@@ -18,7 +18,12 @@ settings.load_profile("dfdlib")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPU from all tests but those marked `gpu`: `pytest -m gpu` runs these."""
+    """Hide the GPU from all tests but those marked `gpu`: `pytest -m gpu` runs these.
+
+    Hide a Slurm job too: the tests start the processes that they need.
+    """
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]
     if "gpu" not in (config.getoption("markexpr") or ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
