@@ -154,6 +154,28 @@ def test_commit_is_the_last_one_that_touched_the_library(tmp_path):
     assert book.library_commit(library) == f"commit {first}+"
 
 
+# ------------------------------------------------------------------ beside the stored seeds
+
+
+def test_a_run_stands_beside_its_seed_and_all_seeds():
+    live = {("DFD", "new"): np.float64(0.618), ("ERM", "new"): 0.559, "not stored": 1.0}
+    stored = {("DFD", "new"): [0.759, 0.4, 0.9], ("ERM", "new"): np.array([0.5, 0.56, 0.54])}
+    table = book.beside_seeds(live, stored, place=1, digits=2)
+    assert table.index.tolist() == list(stored)
+    assert table.loc[("DFD", "new")].tolist() == [0.62, 0.4, 0.4, 0.9]
+    assert table.loc[("ERM", "new")].tolist() == [0.56, 0.56, 0.5, 0.56]
+    assert table.columns.tolist() == [
+        "here", "stored for this seed", "lowest of 3 seeds", "highest of 3 seeds",
+    ]  # fmt: skip
+
+
+def test_a_run_beside_seeds_that_had_no_number():
+    table = book.beside_seeds(pd.Series({"a": np.nan}), {"a": [None, 0.3, float("nan")]}, place=0)
+    assert table.isna().to_numpy().tolist() == [[True, True, False, False]]
+    with pytest.raises(ValueError, match=r"None of \['b'\] is among \['a'\]. Give both the same"):
+        book.beside_seeds({"a": 1.0}, {"b": [1.0]}, place=0)
+
+
 # ------------------------------------------------------------------ claims
 
 

@@ -29,6 +29,10 @@ Code cells: half of them at most 8 lines, none over 25, 79 columns; blank lines 
 Figures: the cell's metadata hold `"mystnb": {"image": {"alt": "What one sees, in a sentence or
 two"}}`, which is how myst-nb writes alt text; add `"figure": {"caption": …, "name": "fig-…"}` for a
 numbered one. Tag figure cells `nbval-ignore-output`, and at least one table `nbval-check-output`.
+What `nbval-check-output` compares must be the same on every processor. Where one may round
+otherwise (an estimate from simulated patients), add `by-value`: numbers may then differ by one of
+their last digit. What a run shares with its stored twin only as two seeds share it (DFD's streams)
+is shown, not checked: `beside_seeds(…)`, tagged `nbval-ignore-output`.
 Numbers: `glue("name", value, digits=2)` in code, {glue:text}`name` in prose, and an entry in
 tests/expected.yaml. What is no result (a published number, a dose) may be typed in a Markdown cell
 tagged `typed-numbers`. Years, counts below 100 and "95 %" need no tag.
@@ -67,7 +71,7 @@ HEADINGS = (
 )
 TAGS = {
     "parameters", "provenance", "typed-numbers", "nbval-check-output", "nbval-ignore-output",
-    "hide-input", "hide-output", "hide-cell", "remove-input", "remove-output",
+    "by-value", "hide-input", "hide-output", "hide-cell", "remove-input", "remove-output",
 }  # fmt: skip
 
 
@@ -274,6 +278,8 @@ def figures(notebook: NotebookNode, path: Path) -> Iterator[str]:
 def known_tags(notebook: NotebookNode, path: Path) -> Iterator[str]:
     for cell in notebook.cells:
         yield from (f"unknown tag '{tag}'" for tag in tags(cell) - TAGS)
+        if "by-value" in tags(cell) and "nbval-check-output" not in tags(cell):
+            yield "by-value says how nbval-check-output compares, which the cell is not tagged"
         if cell.cell_type == "code" and re.search("NBVAL_|from myst_nb", cell.source):
             yield "mark cells by tags, and glue through dfdlib.book"
 
@@ -534,6 +540,7 @@ FAULTS = {
     "image in Markdown has no alt": edit("Some.", "![](a.png)"),
     "has no :alt:": edit("Some.", ":::{figure} a.png\n:name: b\n:::"),
     "unknown tag 'nbval-skip'": tagged(5, "nbval-check-output", "nbval-skip"),
+    "by-value says how": tagged(7, "by-value"),
     "glue through dfdlib.book": edit("plot()", "from myst_nb import glue"),
     "typed number: .*It was 0.87": edit("{glue:text}`score`", "0.87"),
     "typed number: .*It was 87 %": edit("{glue:text}`score`", "87 %"),

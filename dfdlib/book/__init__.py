@@ -1,6 +1,7 @@
 """What the chapters share, and what builds the book from them.
 
-In a chapter: `glue` a number into the prose, show the `claims_table`, end with `provenance`.
+In a chapter: `glue` a number into the prose, show a run `beside_seeds` that were stored, show the
+`claims_table`, end with `provenance`.
 From the command line, in a clone of the repository::
 
     python -m dfdlib.book config --execute auto --out _build/_config.yml
@@ -11,7 +12,14 @@ the pages that are generated from other files: the list of claims and the list o
 """
 
 from dfdlib.book import scorecard
-from dfdlib.book._chapter import Provenance, claims_table, glue, library_commit, provenance
+from dfdlib.book._chapter import (
+    Provenance,
+    beside_seeds,
+    claims_table,
+    glue,
+    library_commit,
+    provenance,
+)
 from dfdlib.book._config import cache_key, write_config
 from dfdlib.book._files import OWN_RESULTS, book_root, writable
 from dfdlib.book._pages import departures, pages
@@ -21,6 +29,7 @@ __all__ = [
     "OWN_RESULTS",
     "Provenance",
     "Sheet",
+    "beside_seeds",
     "book_root",
     "cache_key",
     "claims_table",

@@ -1,4 +1,4 @@
-"""What the chapters share: a glued number, the provenance box, the table of claims."""
+"""What the chapters share: glued numbers, runs beside stored ones, provenance, the claims."""
 
 import html
 import math
@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -67,6 +67,48 @@ def glue(name: str, value: Any, *, digits: int | None = None) -> None:
             metadata={"scrapbook": {"name": name, "mime_prefix": _RECORD}},
             raw=True,
         )
+
+
+def beside_seeds(
+    live: Mapping[Any, float] | pd.Series,
+    stored: Mapping[Any, Sequence[float | None]],
+    *,
+    place: int,
+    digits: int = 2,
+) -> pd.DataFrame:
+    """Show what a page computed beside what was stored: for its seed, and over all seeds.
+
+    For numbers that another processor changes as another seed does, such as those of DFD's streams.
+    What is the same on every processor is better checked, within a tolerance.
+
+    Args:
+        live: the page's numbers by name; those that were not stored are left out.
+        stored: for each name a number per seed, None or NaN where a run had none.
+        place: where the page's seed stands among the stored ones.
+        digits: decimals that are shown.
+
+    Raises:
+        ValueError: nothing of what was stored is among the page's numbers.
+
+    >>> beside_seeds({"causal": 0.61}, {"causal": [0.84, 0.5, None]}, place=0)
+            here  stored for this seed  lowest of 3 seeds  highest of 3 seeds
+    causal  0.61                  0.84                0.5                0.84
+    """
+    rows = {}
+    for name, values in stored.items():
+        if name not in live:
+            continue
+        kept = pd.Series(values, dtype=float)
+        seeds = f"of {len(kept)} seeds"
+        rows[name] = {
+            "here": float(live[name]),
+            "stored for this seed": kept.iloc[place],
+            f"lowest {seeds}": kept.min(),
+            f"highest {seeds}": kept.max(),
+        }
+    if not rows:
+        raise ValueError(f"None of {list(stored)} is among {list(live)}. Give both the same names.")
+    return pd.DataFrame(rows).T.round(digits)
 
 
 @dataclass(frozen=True, kw_only=True)
