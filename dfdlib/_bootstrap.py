@@ -6,6 +6,7 @@ once, equal to scikit-learn's `sample_weight` result, ties included.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +23,16 @@ from dfdlib.data._validate import Task
 METRICS = ("auroc", "auprc", "accuracy", "f1", "brier", "ece")
 LOWER_IS_BETTER = frozenset({"brier", "ece"})
 
+MIN_PATIENTS = 10
+"""On fewer patients nothing is scored."""
+MIN_EVENTS = 5
+"""With fewer patients of a class there is no interval: the bootstrap would draw the same few."""
+
+MIN_REPLICATES = 39
+"""With fewer, the outermost replicates stand for more than 2.5 % on each side."""
+
+_TAIL = 0.025  # of a 95 % interval, on each side
+_EQUAL = 1e-12  # values as near as this differ by rounding alone
 _CHUNK = 2**18  # weights held at a time: 2 MiB, which stays in cache
 
 
@@ -127,6 +138,50 @@ class WeightedMetrics:
         if (positive > 0).sum() == 1:
             return f"one class: all {total[0]} in class {positive.argmax()}"
         return f"nobody in class {', '.join(map(str, lacking))}"
+
+    def few(self, codes: Int[np.ndarray, " n"]) -> dict[str, str]:
+        """Why metrics get no interval: fewer than `MIN_EVENTS` patients of a class.
+
+        For several classes AUROC, AUPRC and F1 ask for that many of each, the others of two.
+
+        Args:
+            codes: The number of each row's patient.
+        """
+        with_event, without = (
+            np.array([len(np.unique(codes[column])) for column in (self.truth == label).T])
+            for label in (1, 0)
+        )
+        fewest = with_event if self.task == "multiclass" else np.minimum(with_event, without)
+        rare = np.flatnonzero(fewest < MIN_EVENTS)
+        if not len(rare):
+            return {}
+        where = ", ".join(map(str, rare))
+        if self.task == "multiclass":
+            note = f"fewer than {MIN_EVENTS} patients of class {where}: no interval"
+            enough = (with_event >= MIN_EVENTS).sum() >= 2
+            return dict.fromkeys(("auroc", "auprc", "f1") if enough else METRICS, note)
+        if self.task == "multilabel":
+            note = f"fewer than {MIN_EVENTS} patients with or without label {where}"
+        elif with_event[0] < MIN_EVENTS:
+            repeated = (self.truth == 1).sum() >= MIN_EVENTS
+            note = f"fewer than {MIN_EVENTS} " + ("patients with events" if repeated else "events")
+        else:
+            repeated = (self.truth == 0).sum() >= MIN_EVENTS
+            note = f"fewer than {MIN_EVENTS} {'patients' if repeated else 'rows'} without an event"
+        return dict.fromkeys(METRICS, f"{note}: no interval")
+
+    def independent(self, metric: str, codes: Int[np.ndarray, " n"]) -> int:
+        """On how many independent trials a metric at its edge rests; 0 where it counts none.
+
+        The AUROC is the share of pairs in order: pairs that share no patient are independent.
+        Accuracy is a share of rows, and each patient is one trial.
+        """
+        if metric == "accuracy" and self.task != "multilabel":
+            return len(np.unique(codes))
+        if metric != "auroc" or self.task != "binary":
+            return 0
+        with_event, without = (np.unique(codes[self.truth[:, 0] == label]) for label in (1, 0))
+        return min(len(with_event), len(without), len(np.union1d(with_event, without)) // 2)
 
     def values(self) -> dict[str, float]:
         """Unweighted values by scikit-learn; the calibration error is our own."""
@@ -274,7 +329,8 @@ def interval(replicates: Float[np.ndarray, " b"], alpha: float = 0.05) -> tuple[
 
     Its ends are the k-th value from below and from above, k = floor(alpha / 2 (B + 1)), at least 1:
     it leaves out 0 exactly where the two-sided bootstrap p value is at most alpha. NaN where fewer
-    than half of the replicates are defined: what is left no longer speaks for the whole.
+    than half of the replicates are defined: what is left no longer speaks for the whole. NaN too
+    where both ends are one value: replicates that do not differ are no certainty.
 
     >>> interval(np.arange(1.0, 40.0), alpha=0.05)
     (1.0, 39.0)
@@ -283,4 +339,87 @@ def interval(replicates: Float[np.ndarray, " b"], alpha: float = 0.05) -> tuple[
     if not len(kept) or 2 * len(kept) < len(replicates):
         return np.nan, np.nan
     k = max(1, int(alpha / 2 * (len(kept) + 1) + 1e-9))
-    return float(kept[k - 1]), float(kept[-k])
+    low, high = float(kept[k - 1]), float(kept[-k])
+    return (low, high) if high - low > _EQUAL else (np.nan, np.nan)
+
+
+class Estimate(NamedTuple):
+    """A value, its interval, and what there is to say of both."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    note: str = ""
+
+
+def estimates(
+    metrics: WeightedMetrics, codes: Int[np.ndarray, " n"], draws: Float[np.ndarray, "b metrics"]
+) -> dict[str, Estimate]:
+    """Each metric with its 95 % interval; where there is no number or no interval, the reason.
+
+    Where an AUROC or an accuracy is 0 or 1, all replicates are, and say nothing of how far the
+    truth may lie from there. The interval is then Clopper and Pearson's of as many successes as
+    there are independent trials: it ends at .025^(1 / trials). It counts one row per patient.
+
+    Args:
+        metrics: Of the rows.
+        codes: The number of each row's patient.
+        draws: Replicates, in the order of `METRICS`.
+    """
+    n_patients = len(np.unique(codes))
+    if n_patients < MIN_PATIENTS:
+        reason = f"only {n_patients} {'patient' if n_patients == 1 else 'patients'}"
+        return dict.fromkeys(METRICS, Estimate(np.nan, note=reason))
+    few, lacking = metrics.few(codes), metrics.lacking()
+    found = {}
+    for m, (metric, value) in enumerate(metrics.values().items()):
+        if np.isnan(value):
+            found[metric] = Estimate(np.nan, note=lacking)
+        elif metric in few:
+            found[metric] = Estimate(value, note=few[metric])
+        else:
+            found[metric] = _with_interval(metric, value, metrics, codes, draws[:, m])
+    return found
+
+
+def _with_interval(
+    metric: str,
+    value: float,
+    metrics: WeightedMetrics,
+    codes: Int[np.ndarray, " n"],
+    draws: Float[np.ndarray, " b"],
+) -> Estimate:
+    if not len(draws):
+        return Estimate(value)
+    low, high = interval(draws)
+    dropped = int(np.isnan(draws).sum())
+    note = f"{dropped} of {len(draws)} replicates lacked a class" if dropped else ""
+    if not np.isnan(low):
+        return Estimate(value, low, high, note)
+    if 2 * dropped > len(draws):
+        return Estimate(value, note=f"no interval: {note}")
+    edge = edge_of(metric, value, metrics.task)
+    if edge is None:
+        alike = "one replicate" if len(draws) == 1 else "the replicates do not differ"
+        return Estimate(value, note=f"{alike}: no interval")
+    trials = metrics.independent(metric, codes)
+    if not trials:
+        return Estimate(value, note=f"{beyond(edge)}: no interval")
+    reach = _TAIL ** (1 / trials)
+    low, high = (reach, 1.0) if edge == 1 else (0.0, 1 - reach)
+    return Estimate(value, low, high, f"{beyond(edge)}; exact bound instead")
+
+
+def edge_of(metric: str, value: float, task: Task) -> int | None:
+    """The end of a metric's range where its value stands, if it does.
+
+    >>> edge_of("auroc", 1.0, "binary"), edge_of("brier", 1.0, "multiclass")
+    (1, None)
+    """
+    ends = (0, 2) if metric == "brier" and task == "multiclass" else (0, 1)
+    return next((end for end in ends if abs(value - end) <= _EQUAL), None)
+
+
+def beyond(edge: int) -> str:
+    """What a bootstrap cannot tell of a value at the end of its range."""
+    return f"at the edge: the bootstrap cannot see beyond {edge}"

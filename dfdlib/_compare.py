@@ -3,17 +3,34 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import rankdata
 
-from dfdlib._bootstrap import LOWER_IS_BETTER, METRICS, WeightedMetrics, bootstrap, interval
+from dfdlib._bootstrap import (
+    LOWER_IS_BETTER,
+    METRICS,
+    WeightedMetrics,
+    beyond,
+    bootstrap,
+    edge_of,
+    interval,
+)
 from dfdlib._report import Report, known_metrics
 
 Pairs = list[tuple[Report, Report]]
 Key = tuple[str, str]
+
+
+class Row(NamedTuple):
+    """What is compared: a metric on one level."""
+
+    metric: str
+    group: str
+    level: str
 
 
 def compare(
@@ -45,6 +62,12 @@ def compare(
 
     With few seeds a bootstrap over seeds is narrow: five draws show 4/5 of their variance.
 
+    A row without a number says why in its note, and so does one without an interval: with fewer
+    than 5 patients of either class there is a difference and no interval, no p and no verdict, nor
+    where no replicate differs from another. Where a or b alone stands at the edge of its range,
+    the interval knows of the other's spread only, and the note names the edge. Two methods with the
+    same predictions differ by 0, and that is sure.
+
     Args:
         a: A report, or one per seed.
         b: The other method's, on the same patients and levels, seed by seed.
@@ -66,10 +89,11 @@ def compare(
     >>> from dfdlib.evaluation import evaluate
     >>> y = np.arange(40) % 2
     >>> cohort = Cohort(x={"age": np.arange(40.0)}, y=y)
-    >>> good, flat = (evaluate(p, cohort, n_boot=0) for p in (0.25 + 0.5 * y, np.full(40, 0.5)))
+    >>> good = np.tile([0.1, 0.6, 0.4, 0.9, 0.5, 0.5, 0.2, 0.3], 5)
+    >>> good, flat = (evaluate(p, cohort, n_boot=0) for p in (good, np.full(40, 0.5)))
     >>> compare(good, flat, margin=0.01, n_boot=99)[["metric", "difference", "p", "verdict"]]
       metric  difference     p verdict
-    0  auroc         0.5  0.02    held
+    0  auroc     0.34375  0.02    held
     """
     names = known_metrics(metrics)
     if not margin >= 0:
@@ -86,21 +110,31 @@ def compare(
             "with the same n_bins="
         )
     keys = list(dict.fromkeys(key for first, _ in pairs for key in first.strata))
-    difference, reasons = _differences(pairs, keys, names)
-    scored = np.isfinite(difference).any(axis=1)
-    found = _replicates(
-        pairs, [keys[k] for k in np.flatnonzero(scored)], names, n_boot=n_boot, seed=seed
-    )
-    draws = np.full((*difference.shape, n_boot), np.nan)
-    draws[scored] = found
-    draws[np.isnan(difference)] = np.nan
+    rows = [Row(name, *key) for key in keys for name in names]
+    values, notes = _values(pairs, rows)
+    difference = (values[:, 0] - values[:, 1]).mean(axis=0)
+    known = np.isfinite(difference)
+    scored = [(r.group, r.level) for r, there in zip(rows, known, strict=True) if there]
+    sets = _sets(pairs, list(dict.fromkeys(scored)))
+    replicates = _replicates(pairs, sets, n_boot=n_boot, seed=seed)
+    draws = np.full((len(rows), n_boot), np.nan)
+    sure = [False] * len(rows)
+    for at in np.flatnonzero(known):
+        row = rows[at]
+        key = row.group, row.level
+        few = [metrics.few(codes).get(row.metric, "") for metrics, codes in sets[key]]
+        notes[at] = next(filter(None, few), "")
+        if notes[at]:
+            continue
+        draws[at] = replicates[key][METRICS.index(row.metric)]
+        sure[at] = _alike(pairs, row)
+        notes[at] = "" if sure[at] else _seen(draws[at], values[:, :, at], row.metric, pairs)
 
-    frame = pd.DataFrame(
-        [(metric, *key) for key in keys for metric in names], columns=["metric", "group", "level"]
-    )
-    frame["difference"] = difference.ravel()
-    draws = draws.reshape(len(frame), n_boot)
-    frame[["low", "high"]] = [interval(row, alpha) for row in draws]
+    frame = pd.DataFrame(rows)
+    frame["difference"] = difference
+    frame[["low", "high"]] = [
+        _ends(row, same, alpha) for row, same in zip(draws, sure, strict=True)
+    ]
     tested = frame["low"].notna().to_numpy()
     frame["p"] = [
         _p_value(row) if test else math.nan for row, test in zip(draws, tested, strict=True)
@@ -108,8 +142,8 @@ def compare(
     frame["p_holm"], levels = _holm(frame["p"].to_numpy(), alpha)
     reached = levels + 1e-9 >= 2 / (np.isfinite(draws).sum(axis=1) + 1)
     frame[["low_holm", "high_holm"]] = [
-        interval(row, level) if enough else (math.nan, math.nan)
-        for row, level, enough in zip(draws, levels, reached, strict=True)
+        _ends(row, same, level) if enough else (math.nan, math.nan)
+        for row, same, level, enough in zip(draws, sure, levels, reached, strict=True)
     ]
     frame["verdict"] = [
         verdict(metric, low, high, margin)
@@ -117,7 +151,7 @@ def compare(
     ]
     sizes = [np.mean([len(r.strata.get(key, ())) for r, _ in pairs]) for key in keys]
     frame["n"] = np.repeat(np.round(sizes).astype(int), len(names))
-    frame["note"] = reasons
+    frame["note"] = notes
     if not reached[tested].all():
         warnings.warn(
             f"{n_boot} replicates are too few for adjusted intervals of {tested.sum()} rows. Pass "
@@ -168,31 +202,30 @@ def _paired(a: Report | Sequence[Report], b: Report | Sequence[Report]) -> Pairs
     return pairs
 
 
-def _differences(
-    pairs: Pairs, keys: list[Key], names: list[str]
-) -> tuple[Float[np.ndarray, "keys metrics"], list[str]]:
-    """Mean over seeds of a − b, and where there is none, the reason."""
-    index = pd.MultiIndex.from_tuples([(*key, name) for key in keys for name in names])
-    columns = ["group", "level", "metric"]
-    frames = [[r.frame.set_index(columns).reindex(index) for r in pair] for pair in pairs]
+def _values(pairs: Pairs, rows: list[Row]) -> tuple[Float[np.ndarray, "seeds 2 rows"], list[str]]:
+    """The value of each report on each row, and where one lacks it, the reason."""
+    index = pd.MultiIndex.from_tuples(rows)
+    frames = [[r.frame.set_index(list(Row._fields)).reindex(index) for r in pair] for pair in pairs]
     values = np.array([[f["value"].to_numpy(dtype=float) for f in pair] for pair in frames])
-    difference = (values[:, 0] - values[:, 1]).mean(axis=0)
-    reasons = [""] * len(index)
-    for row in np.flatnonzero(np.isnan(difference)):
-        seed = int(np.isnan(values[:, :, row]).any(axis=1).argmax())
-        note = frames[seed][0]["note"].iloc[row]
-        reasons[row] = note if isinstance(note, str) else f"no such level in report {seed}"
-    return difference.reshape(len(keys), len(names)), reasons
+    notes = [""] * len(rows)
+    for at in np.flatnonzero(np.isnan(values).any(axis=(0, 1))):
+        seed, which = np.argwhere(np.isnan(values[:, :, at]))[0]
+        note = frames[seed][which]["note"].iloc[at]
+        there = (rows[at].group, rows[at].level) in pairs[seed][which].strata
+        absent = f"no {rows[at].metric} in" if there else "no such level in"
+        notes[at] = note if isinstance(note, str) and note else f"{absent} report {seed}"
+    return values, notes
 
 
-def _replicates(
-    pairs: Pairs, keys: list[Key], names: list[str], *, n_boot: int, seed: int
-) -> Float[np.ndarray, "keys metrics b"]:
-    """Differences under draws of patients and of seeds."""
+def _sets(pairs: Pairs, keys: list[Key]) -> dict[Key, list[tuple[WeightedMetrics, np.ndarray]]]:
+    """Metrics of both methods on each level, seed by seed, and the patient of each of their rows.
+
+    Patients are numbered through all seeds.
+    """
     patients = [first.patient for first, _ in pairs]
-    codes, ids = pd.factorize(np.concatenate(patients))
-    codes = np.split(codes, np.cumsum([len(p) for p in patients])[:-1])
-    sets = []
+    numbers = pd.factorize(np.concatenate(patients))[0]
+    codes = np.split(numbers, np.cumsum([len(p) for p in patients])[:-1])
+    found: dict[Key, list[tuple[WeightedMetrics, np.ndarray]]] = {key: [] for key in keys}
     for key in keys:
         for pair, code in zip(pairs, codes, strict=True):
             rows = pair[0].strata[key]
@@ -200,15 +233,67 @@ def _replicates(
                 metrics = WeightedMetrics(
                     r.y[rows], r.probabilities[rows], task=r.task, n_bins=r.n_bins
                 )
-                sets.append((metrics, code[rows]))
-    values = bootstrap(sets, n_patients=len(ids), n_boot=n_boot, seed=seed)
-    values = values.reshape(len(keys), len(pairs), 2, n_boot, -1)
-    difference = values[:, :, 0] - values[:, :, 1]
+                found[key].append((metrics, code[rows]))
+    return found
+
+
+def _replicates(
+    pairs: Pairs,
+    sets: dict[Key, list[tuple[WeightedMetrics, np.ndarray]]],
+    *,
+    n_boot: int,
+    seed: int,
+) -> dict[Key, Float[np.ndarray, "metrics b"]]:
+    """Differences on each level under draws of patients and of seeds."""
+    n_patients = len(pd.unique(np.concatenate([first.patient for first, _ in pairs])))
+    flat = [entry for level in sets.values() for entry in level]
+    values = bootstrap(flat, n_patients=n_patients, n_boot=n_boot, seed=seed)
     n_seeds = len(pairs)
+    values = values.reshape(len(sets), n_seeds, 2, n_boot, len(METRICS))
+    difference = values[:, :, 0] - values[:, :, 1]
     rng = np.random.default_rng([seed, n_seeds])
     drawn = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot) / n_seeds
-    columns = [METRICS.index(name) for name in names]
-    return np.einsum("bs,ksbm->kmb", drawn, difference[..., columns])
+    return dict(zip(sets, np.einsum("bs,ksbm->kmb", drawn, difference), strict=True))
+
+
+def _alike(pairs: Pairs, row: Row) -> bool:
+    """Whether both methods say the same of every row: the difference is then 0, and surely so."""
+    for first, second in pairs:
+        rows = first.strata[row.group, row.level]
+        one, other = (report.probabilities[rows] for report in (first, second))
+        if one.shape != other.shape:
+            return False
+        if row.metric in ("auroc", "auprc"):  # these read the order alone
+            one, other = (rankdata(p, method="dense", axis=0) for p in (one, other))
+        if not np.array_equal(one, other):
+            return False
+    return True
+
+
+def _seen(
+    draws: Float[np.ndarray, " b"],
+    values: Float[np.ndarray, "seeds 2"],
+    metric: str,
+    pairs: Pairs,
+) -> str:
+    """What the replicates of a difference cannot see, as a note."""
+    notes = []
+    for name, of_seeds in zip("ab", values.T, strict=True):
+        edges = {edge_of(metric, value, pairs[0][0].task) for value in of_seeds}
+        if len(edges) == 1 and None not in edges:
+            notes.append(f"{name} is {beyond(edges.pop() or 0)}")
+    if len(draws) and np.isnan(interval(draws)).any():
+        dropped = int(np.isnan(draws).sum())
+        notes.append(
+            f"no interval: {dropped} of {len(draws)} replicates lacked a class"
+            if 2 * dropped > len(draws)
+            else "the replicates do not differ: no interval"
+        )
+    return "; ".join(notes)
+
+
+def _ends(draws: Float[np.ndarray, " b"], sure: bool, alpha: float) -> tuple[float, float]:
+    return (0.0, 0.0) if sure and len(draws) else interval(draws, alpha)
 
 
 def _p_value(draws: Float[np.ndarray, " b"]) -> float:

@@ -7,11 +7,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import binom
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from dfdlib._bootstrap import MIN_PATIENTS
 from dfdlib.data import Cohort, Ragged
 
 Verdict = Literal["ok", "leak", "look", "not checked"]
+
+_TIMES = {
+    "min": "time of the first entry",
+    "max": "time of the last entry",
+    "mean": "mean time of entries",
+}
+_LEVELS = 20  # a column of more values is a number, and has no levels
+_FEW = f"fewer than {MIN_PATIENTS} patients have"
 
 
 class Finding(NamedTuple):
@@ -99,6 +110,164 @@ def after_the_cut(parts: tuple[Cohort, ...], cut: int | float | None) -> Iterato
         yield Finding(check, "leak" if late else "ok", note, late)
 
 
+class Sign(NamedTuple):
+    """One thing that may tell the outcome: a number of each row, or the rows that have it."""
+
+    about: tuple[str, object]  # signs about one thing are said once
+    name: str
+    values: np.ndarray | None = None  # NaN where there is none
+    rows: np.ndarray | None = None
+
+
+def single_feature(parts: tuple[Cohort, ...], flat: tuple[Cohort, ...], too_good: float) -> Finding:
+    """Look for one thing that tells the outcome, or that only one class has."""
+    y = np.concatenate([part.y.cpu().numpy() for part in parts if part.y is not None])
+    classes, label = np.unique(y, return_inverse=True)
+    patient = pd.factorize(np.concatenate([part.groups["patient"] for part in parts]))[0]
+    columns = pd.concat([part.to_frame() for part in flat], ignore_index=True)
+    marks = list(_marks(parts, columns, patient))
+    best, best_name, found = 0.5, "none", {}
+    for sign in (*_numbers(parts, columns, patient), *marks):
+        score = _alone(sign, label, len(classes))
+        if score > best:
+            best, best_name = score, sign.name
+        if score >= too_good and score > found.get(sign.about, ("", 0.0))[1]:
+            found[sign.about] = (sign.name, score)
+    if found:
+        names = [name for name, _ in sorted(found.values(), key=lambda one: -one[1])]
+        return Finding("single feature", "leak", _listed(names), best)
+    verdict: Verdict = "ok"
+    for sign in marks:
+        for told, which, verb in _only_of(sign, label, patient, too_good, 0.01 / len(marks)):
+            verdict = "leak" if "leak" in (verdict, told) else told
+            note = f"{sign.name}: nearly all who {verb} it are of class {classes[which]:g}"
+            found.setdefault(sign.about, (note, 0.0))
+    if found:
+        return Finding("single feature", verdict, _listed([n for n, _ in found.values()]), best)
+    if not columns.shape[1]:
+        return Finding("single feature", "not checked", "for columns, codes and series only")
+    return Finding("single feature", "ok", best_name, best)
+
+
+def _listed(names: list[str]) -> str:
+    more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
+    return "; ".join(names[:5]) + more
+
+
+def _alone(sign: Sign, label: np.ndarray, n_classes: int) -> float:
+    """AUROC of one thing, whichever way round, for the class that it tells best."""
+    scores = [0.5]
+    for k in [1] if n_classes == 2 else range(n_classes):
+        event = label == k
+        if sign.rows is not None:
+            held = np.bincount(event[sign.rows], minlength=2)
+            score = 0.5 + (held[1] / event.sum() - held[0] / (~event).sum()) / 2
+        else:
+            assert sign.values is not None  # one of both is given
+            known = ~np.isnan(sign.values)
+            if event[known].all() or not event[known].any():
+                continue
+            score = float(roc_auc_score(event[known], sign.values[known]))
+        scores += [score, 1 - score]
+    return max(scores)
+
+
+def _only_of(
+    sign: Sign, label: np.ndarray, patient: np.ndarray, too_good: float, alpha: float
+) -> Iterator[tuple[Verdict, int, str]]:
+    """The class that nearly all rows are of that have something, or that lack it.
+
+    There have to be `MIN_PATIENTS` of them. Of a class of at most half of all rows a share of
+    `too_good` is asked for; of a larger one more, as chance alone gives many of it.
+    """
+    assert sign.rows is not None  # only marks are had or lacked
+    total = np.bincount(label)
+    held = np.bincount(label[sign.rows], minlength=len(total))
+    for counts, verb in ((held, "have"), (total - held, "lack")):
+        k = int(counts.argmax())
+        base, share = total[k] / len(label), counts[k] / max(1, counts.sum())
+        if counts.sum() < MIN_PATIENTS or (
+            1 - share > (1 - too_good) * min(1, 2 * (1 - base)) + 1e-12
+        ):
+            continue
+        has = np.zeros(len(label), dtype=bool)
+        has[sign.rows] = True
+        n = len(np.unique(patient[has if verb == "have" else ~has]))
+        if n >= MIN_PATIENTS and binom.sf(np.floor(share * n + 1e-9) - 1, n, base) <= alpha:
+            half = counts[k] >= total[k] / 2 and base <= 0.5
+            yield "leak" if half else "look", k, verb
+
+
+def _numbers(
+    parts: tuple[Cohort, ...], columns: pd.DataFrame, patient: np.ndarray
+) -> Iterator[Sign]:
+    """Columns, series and codes as columns, and when and how often something was recorded."""
+    kinds = parts[0].schema.kinds
+    for column, cells in columns.items():
+        values = cells.to_numpy(float)
+        name, _, feature = str(column).partition(".")
+        flag, _, how = feature.rpartition(" ")
+        if kinds[name] not in ("codes", "series"):
+            yield Sign((name, feature), str(column), values)
+        elif flag:
+            word = _word(parts, name, int(flag), len(np.unique(patient[values > 0])))
+            said = word if kinds[name] == "codes" else f"{word} {how}"
+            yield Sign((name, int(flag)), f"{name}: {said}", values)
+    for column, cells in pd.concat([times(p) for p in parts], ignore_index=True).items():
+        yield Sign((str(column), "time"), str(column), cells.to_numpy(float))
+
+
+def _marks(parts: tuple[Cohort, ...], columns: pd.DataFrame, patient: np.ndarray) -> Iterator[Sign]:
+    """What a row has or has not: a value at all, a level, a code, an item of a series."""
+    kinds = parts[0].schema.kinds
+    for column, seen in pd.concat([masks(p) for p in parts], ignore_index=True).items():
+        name, _, feature = str(column).partition(".")
+        if not seen.all():
+            rows = np.flatnonzero(seen)
+            yield Sign((name, feature), f"whether {column} is there", rows=rows)
+    for column, values in columns.items():
+        name, _, feature = str(column).partition(".")
+        levels = values.dropna().unique()
+        if kinds[name] in ("codes", "series") or not 2 <= len(levels) <= _LEVELS:
+            continue
+        for level in levels:
+            rows = np.flatnonzero(values == level)
+            few = len(np.unique(patient[rows])) < MIN_PATIENTS
+            said = f": a level that {_FEW}" if few else f" = {level:g}"
+            yield Sign((name, feature), f"{column}{said}", rows=rows)
+    starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+    for name, kind in kinds.items():
+        if kind not in ("codes", "series"):
+            continue
+        held = pd.concat([_held(p, name, first) for p, first in zip(parts, starts, strict=False)])
+        for word, rows in held.groupby("word")["row"]:
+            holders = len(np.unique(patient[rows]))
+            said = f"{name}: {_word(parts, name, int(word), holders)}"
+            yield Sign((name, word), said, rows=rows.to_numpy())
+
+
+def _held(part: Cohort, name: str, first: int) -> pd.DataFrame:
+    """Which row has which code, or which item of a series; rows are counted from `first`."""
+    values = part.x[name]
+    assert isinstance(values, Ragged)
+    row = first + np.repeat(np.arange(len(part)), values.lengths.cpu().numpy())
+    entries = values.values.cpu().numpy()
+    word = (entries if entries.ndim == 1 else entries[:, 2]).astype(np.int64)
+    return pd.DataFrame({"row": row, "word": word}).drop_duplicates()
+
+
+def _word(parts: tuple[Cohort, ...], name: str, number: int, holders: int) -> str:
+    """What a code or an item is called; a code of few patients could tell who they are."""
+    codes = parts[0].schema.kinds[name] == "codes"
+    if codes and holders < MIN_PATIENTS:
+        return f"a code that {_FEW}"
+    for part in parts:
+        values = part.x[name]
+        if isinstance(values, Ragged) and values.words and number in values.words:
+            return values.words[number]
+    return f"{'code' if codes else 'item'} {number}"
+
+
 def masks(cohort: Cohort) -> pd.DataFrame:
     """What was observed, and no value of it."""
     table = {name: cohort.observed[:, j] for j, name in enumerate(cohort.names)}
@@ -117,10 +286,10 @@ def times(cohort: Cohort) -> pd.DataFrame:
         if not isinstance(values, Ragged):
             continue
         lengths = values.lengths.cpu().numpy()
-        table[f"{name}: entries"] = lengths.astype(float)
+        table[f"{name}: number of entries"] = lengths.astype(float)
         if cohort.schema.kinds[name] == "series":
             time = pd.Series(values.values[:, 0].cpu().numpy())
             by_row = time.groupby(np.repeat(np.arange(len(cohort)), lengths))
-            for how in ("min", "max", "mean"):
-                table[f"{name}: {how}"] = by_row.agg(how).reindex(range(len(cohort))).to_numpy()
+            for how, said in _TIMES.items():
+                table[f"{name}: {said}"] = by_row.agg(how).reindex(range(len(cohort))).to_numpy()
     return pd.DataFrame(table, index=range(len(cohort)))

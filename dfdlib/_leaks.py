@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
+from dfdlib._bootstrap import WeightedMetrics, bootstrap, estimates
 from dfdlib._leak_checks import (
     Finding,
     Verdict,
@@ -17,6 +16,7 @@ from dfdlib._leak_checks import (
     equal_rows,
     masks,
     patients,
+    single_feature,
     times,
 )
 from dfdlib._predict import FitPredict, checked
@@ -43,7 +43,13 @@ def audit_leaks(
         - equal rows: is a row to test on equal, in every value, to one to train on?
         - after the cut: does a series hold a time after `cut`? Other kinds carry no time: whoever
           made the cohort has to show that (the loaders' tests move events past the cut).
-        - single feature: does one feature alone tell the outcome with an AUROC of `too_good`?
+        - single feature: does one thing alone tell the outcome with an AUROC of `too_good`? A
+          thing is a column, a level of it, that it is missing, a code, an item of a series, or when
+          and how often something was recorded. Or are nearly all who have a code, a level or an
+          item (or who lack it) of one class, be they few? That is a leak where it tells half of a
+          class of at most half of the rows, else to be looked at. The note names what was found, by
+          its word where codes have words (`Ragged.words`, as the loaders and `from_tables` make
+          them); what fewer than 10 patients have is not named.
         - shuffled labels: labels are dealt out anew among patients, and the model is fitted again.
           The AUROC must be 0.5: the mean over shuffles stands with three standard errors.
         - features, mask only, times only: the AUROC of the model, of knowing only what was
@@ -86,7 +92,7 @@ def audit_leaks(
     findings += after_the_cut(parts, cut)
     train, test = (_labelled(part) for part in (parts[0], parts[-1]))
     flat = flatten(train, test)
-    findings.append(_single_feature(flat, too_good))
+    findings.append(single_feature((train, test), flat, too_good))
     boosting = tabular("gradient boosting", seed=seed)
     predict, given = (boosting, flat) if fit_predict is None else (fit_predict, (train, test))
     findings.append(_shuffled(predict, given, n_shuffles, seed))
@@ -101,22 +107,6 @@ def audit_leaks(
         findings.append(_score(name, boosting, seen, n_boot, seed))
     findings.append(_scalers(model, parts[0]))
     return pd.DataFrame(findings)
-
-
-def _single_feature(flat: tuple[Cohort, ...], too_good: float) -> Finding:
-    table = pd.concat([part.to_frame() for part in flat])
-    y = np.concatenate([_y(part) for part in flat])
-    if flat[0].task != "binary" or table.shape[1] == 0:
-        return Finding("single feature", "not checked", "for a binary task with columns only")
-    best, name = 0.5, "none"
-    for column, values in table.items():
-        known = values.notna().to_numpy()
-        if len(np.unique(y[known])) < 2:
-            continue
-        alone = roc_auc_score(y[known], values[known])
-        if max(alone, 1 - alone) > best:
-            best, name = max(alone, 1 - alone), str(column)
-    return Finding("single feature", "leak" if best >= too_good else "ok", name, best)
 
 
 def _shuffled(
@@ -161,14 +151,18 @@ def _score(
     check: str, predict: FitPredict, parts: tuple[Cohort, ...], n_boot: int, seed: int
 ) -> Finding:
     metrics, codes = _metrics(predict, parts[0], parts[-1])
-    value = metrics.values()["auroc"]
-    if np.isnan(value):
-        return Finding(check, "not checked", metrics.lacking())
     n_patients = int(codes.max()) + 1
     draws = bootstrap([(metrics, codes)], n_patients=n_patients, n_boot=n_boot, seed=seed)
-    low, high = interval(draws[0, :, METRICS.index("auroc")])
+    value, low, high, why = estimates(metrics, codes, draws[0])["auroc"]
+    if np.isnan(value):
+        return Finding(check, "not checked", why)
     if check == "features":
-        return Finding(check, "ok", "AUROC of the model itself", value, low, high)
+        note = "AUROC of the model itself" + (f" ({why})" if np.isnan(low) else "")
+        return Finding(check, "ok", note, value, low, high)
+    if np.ptp(metrics.scores) == 0 and not metrics.few(codes):
+        return Finding(check, "ok", "tells nothing: it says the same of everybody", value)
+    if np.isnan(low):
+        return Finding(check, "not checked", why or "no interval: pass n_boot=500", value)
     tells = low > 0.5
     note = "tells the outcome before any value is read" if tells else "tells nothing for sure"
     return Finding(check, "look" if tells else "ok", note, value, low, high)

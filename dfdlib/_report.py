@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from dfdlib._bootstrap import METRICS
+from dfdlib._bootstrap import METRICS, MIN_REPLICATES
 from dfdlib._results import write_result
 from dfdlib.data import Cohort
 from dfdlib.data._validate import Task, unknown
@@ -21,6 +21,8 @@ Strata = dict[tuple[str, str], np.ndarray]
 def known_metrics(metrics: Sequence[str] | str) -> list[str]:
     """Refuse a metric that does not exist."""
     names = [metrics] if isinstance(metrics, str) else list(metrics)
+    if not names:
+        raise ValueError(f"metrics is empty. Pass some of {', '.join(METRICS)}")
     for name in names:
         if name not in METRICS:
             raise unknown(name, METRICS, "metric")
@@ -67,8 +69,10 @@ class Report:
         """Values with intervals as text, one row per level, one column per metric.
 
         The rule that selected the model stands above the columns; `attrs["caption"]` also says what
-        the intervals are. "–" stands where there is no number; the last column, present where it is
-        needed, says why.
+        the intervals are. After the metrics come the rows, `n`, and those with the event, `n_pos`
+        (several labels: events of all labels; several classes: `n by class` instead). "–" stands
+        where there is no number; the last column, present where it is needed, says why there is no
+        number or no interval, with the metrics that it is about where it is not about all.
 
         Args:
             metric: One metric instead of all.
@@ -88,14 +92,27 @@ class Report:
         table = table.loc[order, metrics].rename_axis(
             columns=f"selection: {self.selection}" if self.selection else None
         )
+        counts = rows.drop_duplicates(keys).set_index(keys).loc[order]
+        table["n"] = counts["n"]
+        if self.task == "multiclass":
+            table["n by class"] = [self._by_class(key) for key in order]
+        else:
+            table["n_pos"] = counts["n_pos"]
         if (rows["note"] != "").any():
-            notes = rows.groupby(keys)["note"].agg(lambda n: "; ".join(n[n != ""].unique()))
-            table["note"] = notes.loc[order]
+            noted = dict(list(rows.groupby(keys)))
+            table["note"] = [_notes(noted[key]) for key in order]
         caption = f"With 95 % bootstrap intervals by patient ({self.n_boot} replicates)."
+        if self.n_boot < MIN_REPLICATES:
+            kind = f"the range of {self.n_boot} replicates by patient, too few for 95 %"
+            caption = f"With {kind if self.n_boot else 'no intervals'}."
         if self.selection:
             caption += f" Model selection: {self.selection}."
         table.attrs = {"caption": caption, "selection": self.selection}
         return table
+
+    def _by_class(self, key: tuple[str, str]) -> str:
+        y = self.y[self.strata[key]].astype(int)
+        return ", ".join(map(str, np.bincount(y, minlength=self.probabilities.shape[1])))
 
     def save(
         self,
@@ -173,7 +190,18 @@ def _cell(value: float, low: float, high: float, digits: int) -> str:
         return "–"
     if np.isnan(low):
         return f"{value:.{digits}f}"
+    while f"{low:.{digits}f}" == f"{high:.{digits}f}" and digits < 12:
+        digits += 1  # two ends that round to one number would look like certainty
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _notes(rows: pd.DataFrame) -> str:
+    """The notes of one level, each once, after the metrics that it is about."""
+    by_note = rows[rows["note"] != ""].groupby("note", sort=False)["metric"].agg(list)
+    return "; ".join(
+        note if len(names) == len(rows) else f"{', '.join(names)}: {note}"
+        for note, names in by_note.items()
+    )
 
 
 def strata(

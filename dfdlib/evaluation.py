@@ -5,15 +5,21 @@ whole patients. What cannot be known (too few patients, one class) is said, neve
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import nn
 
-from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
+from dfdlib._bootstrap import (
+    METRICS,
+    MIN_EVENTS,
+    MIN_PATIENTS,
+    WeightedMetrics,
+    bootstrap,
+    estimates,
+)
 from dfdlib._compare import compare
 from dfdlib._leaks import audit_leaks
 from dfdlib._predict import advice, checked, device_of, out_of_fold, out_of_group, predict_proba
@@ -26,6 +32,7 @@ from dfdlib.data._validate import Task
 
 __all__ = [
     "METRICS",
+    "MIN_EVENTS",
     "MIN_PATIENTS",
     "Report",
     "audit_leaks",
@@ -39,8 +46,6 @@ __all__ = [
     "tabular",
     "write_result",
 ]
-
-MIN_PATIENTS = 10
 
 
 def evaluate(
@@ -62,6 +67,18 @@ def evaluate(
     draws of whole patients. Rows without a label are left out and counted; levels with fewer than
     10 patients or with one class get NaN and a note. Resampling adds noise to each bin, so the
     interval of the calibration error lies high: the value may stand at its lower end, or below.
+
+    With fewer than 5 patients of either class there is a value and no interval (for several
+    classes: of any class; accuracy, Brier score and calibration error ask for two classes of 5).
+    Where a value stands at the edge of its range, such as an AUROC of 1, all replicates do, and
+    tell nothing: the note says so, and the interval of AUROC (binary task) and accuracy is then
+    the exact one of independent patients (Clopper and Pearson's), that of other metrics is left
+    out, as it is wherever the replicates do not differ.
+
+    The same seed draws the same patients for the same rows in the same order: patients are
+    numbered as they appear, so rows in another order move the ends of intervals a little. Values
+    do not move. Those of a model may, in the last digits, with the number of threads that torch
+    uses (`torch.get_num_threads()`).
 
     Args:
         model: A torch module with `predict_proba(batch)`, or an array of probabilities. Task and
@@ -86,13 +103,13 @@ def evaluate(
 
     >>> y = np.arange(40) % 2
     >>> cohort = Cohort(x={"age": np.arange(40.0)}, y=y, groups={"site": np.repeat(["a", "b"], 20)})
-    >>> report = evaluate(0.25 + 0.5 * y, cohort, by="site", n_boot=50)
+    >>> report = evaluate(np.tile([0.1, 0.6, 0.4, 0.9], 10), cohort, by="site", n_boot=200)
     >>> report.table("brier")
-                              brier
+                             brier   n  n_pos
     group level
-    all   all    0.06 [0.06, 0.06]
-    site  a      0.06 [0.06, 0.06]
-          b      0.06 [0.06, 0.06]
+    all   all    0.09 [0.06, 0.11]  40     20
+    site  a      0.09 [0.05, 0.12]  20     10
+          b      0.09 [0.06, 0.12]  20     10
     """
     if cohort.y is None or cohort.task is None:
         raise ValueError("the cohort has no labels. Pass y= to Cohort, or call predict_proba")
@@ -117,10 +134,11 @@ def evaluate(
     draws = bootstrap(sets, n_patients=len(ids), n_boot=n_boot, seed=seed)
     lines = []
     for (group, level), (metrics, code), replicates in zip(rows, sets, draws, strict=True):
-        lines += [
-            {"metric": metric, "group": group, "level": level, **line}
-            for metric, line in _lines(metrics, code, replicates).items()
-        ]
+        counts = {"n": len(code), "n_pos": metrics.n_positive}
+        for metric, found in estimates(metrics, code, replicates).items():
+            value, low, high, note = found
+            line = {"metric": metric, "group": group, "level": level}
+            lines.append(line | {"value": value, "low": low, "high": high, **counts, "note": note})
     frame = pd.DataFrame(lines).astype({"n_pos": "Int64"})
     left_out = int((~keep).sum())
     if left_out:
@@ -141,30 +159,6 @@ def evaluate(
         left_out=left_out,
         device=device,
     )
-
-
-def _lines(
-    metrics: WeightedMetrics, code: Int[np.ndarray, " n"], draws: Float[np.ndarray, "b metrics"]
-) -> dict[str, dict[str, Any]]:
-    """Value, interval, counts and note of each metric on one level."""
-    n_patients = len(np.unique(code))
-    few = n_patients < MIN_PATIENTS
-    patients = "patient" if n_patients == 1 else "patients"
-    reason = f"only {n_patients} {patients}" if few else metrics.lacking()
-    counts = {"n": len(code), "n_pos": metrics.n_positive}
-    result = {}
-    for m, (metric, value) in enumerate(metrics.values().items()):
-        if few or np.isnan(value):
-            numbers = {"value": np.nan, "low": np.nan, "high": np.nan}
-            result[metric] = {**numbers, **counts, "note": reason}
-            continue
-        low, high = interval(draws[:, m])
-        dropped = int(np.isnan(draws[:, m]).sum())
-        note = f"{dropped} of {len(draws)} replicates lacked a class" if dropped else ""
-        if dropped and np.isnan(low):
-            note = f"no interval: {note}"
-        result[metric] = {"value": value, "low": low, "high": high, **counts, "note": note}
-    return result
 
 
 def _probabilities(model: object, cohort: Cohort) -> tuple[Task, Float[np.ndarray, "n k"], str]:

@@ -2,11 +2,13 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -21,6 +23,7 @@ from dfdlib._compare import _holm, _p_value, verdict
 from dfdlib.data import Cohort
 from dfdlib.evaluation import (
     METRICS,
+    MIN_EVENTS,
     compare,
     evaluate,
     out_of_fold,
@@ -264,25 +267,164 @@ def test_patients_are_counted_not_rows():
 
 def test_dropped_replicates_are_counted():
     y = np.zeros(40, int)
-    y[:2] = 1
+    y[:5] = 1
     cohort = make(40, y=y, patient=np.arange(40))
-    frame = evaluate(sigmoid(cohort), cohort, n_boot=400, seed=0).frame
-    counts = np.vstack(list(patient_weights(40, 400, seed=0, chunk=400)))
-    dropped = (counts[:, :2].sum(axis=1) == 0).sum()
-    assert 30 < dropped < 80  # (38/40)^40 = 13 %
-    assert set(frame["note"]) == {f"{dropped} of 400 replicates lacked a class"}
+    frame = evaluate(sigmoid(cohort), cohort, n_boot=2000, seed=0).frame
+    counts = np.vstack(list(patient_weights(40, 2000, seed=0, chunk=2000)))
+    dropped = (counts[:, :5].sum(axis=1) == 0).sum()
+    assert 2 < dropped < 25  # (35/40)^40 = 0.5 %
+    assert set(frame["note"]) == {f"{dropped} of 2000 replicates lacked a class"}
     assert frame["low"].notna().all()
 
 
-def test_no_interval_where_most_replicates_lack_a_class():
-    # four patients, each alone in a class: (1 - 1/e)^4 = 16 % of the draws hold them all
-    rare = np.r_[np.zeros(36, int), 1, 2, 3, 4]
-    cohort = make(40, y=rare, patient=np.arange(40))
-    frame = evaluate(np.full((40, 5), 0.2), cohort, n_boot=200).frame.set_index("metric")
+def test_a_rare_class_of_several_has_no_interval_but_two_large_ones_have():
+    y = np.r_[np.arange(36) % 2, 2, 2, 2, 3]
+    cohort = make(40, y=y, patient=np.arange(40))
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 40)
+    report = evaluate(p, cohort, n_boot=200)
+    frame = report.frame.set_index("metric")
+    assert frame.loc[["auroc", "auprc", "f1"], "low"].isna().all()
+    assert set(frame.loc[["auroc", "auprc", "f1"], "note"]) == {
+        "fewer than 5 patients of class 2, 3: no interval"
+    }
+    assert frame.loc["accuracy", "low"] < frame.loc["accuracy", "value"]  # two classes are enough
+    assert frame.loc["accuracy", "note"] == ""
+    table = report.table()
+    assert table["n by class"].tolist() == ["18, 18, 3, 1"]
+    assert table["note"].tolist() == [
+        "auroc, auprc, f1: fewer than 5 patients of class 2, 3: no interval"
+    ]
+    alone = make(40, y=np.r_[np.zeros(36, int), 1, 2, 2, 3], patient=np.arange(40))
+    frame = evaluate(p, alone, n_boot=200).frame
+    assert frame["value"].notna().all()
+    assert frame["low"].isna().all()
+    assert set(frame["note"]) == {"fewer than 5 patients of class 1, 2, 3: no interval"}
+
+
+def rare(n, events, **options):
+    """A cohort with so many events, the highest scores among them."""
+    y = np.zeros(n, int)
+    y[:events] = 1
+    return make(n, y=y, **{"patient": np.arange(n)} | options)
+
+
+@pytest.mark.parametrize("events", [1, 4, 36, 39])
+def test_fewer_than_five_of_either_class_have_no_interval(events):
+    cohort = rare(40, events)
+    report = evaluate(sigmoid(cohort), cohort, n_boot=200)
+    assert report.frame["value"].notna().all()
+    assert report.frame[["low", "high"]].isna().all(axis=None)
+    said = "events" if events < 5 else "rows without an event"
+    assert set(report.frame["note"]) == {f"fewer than {MIN_EVENTS} {said}: no interval"}
+    table = report.table("auroc")
+    assert table[["n", "n_pos"]].to_numpy().tolist() == [[40, events]]
+    assert "[" not in table["auroc"].iloc[0]
+
+
+def test_five_events_are_enough_and_a_lone_one_that_scores_highest_is_no_certainty():
+    five = rare(40, 5)
+    assert evaluate(sigmoid(five), five, n_boot=200).frame["low"].notna().all()
+    lone = rare(60, 1)
+    p = np.r_[0.99, np.random.default_rng(0).random(59) * 0.9]
+    assert evaluate(p, lone).table("auroc").iloc[0].tolist() == [
+        "1.00", 60, 1, "fewer than 5 events: no interval"
+    ]  # fmt: skip
+
+
+def test_events_are_counted_by_patient():
+    patient = np.r_[np.arange(12) // 4, np.arange(3, 31)]  # twelve events of three patients
+    cohort = rare(40, 12, patient=patient)
+    frame = evaluate(sigmoid(cohort), cohort, n_boot=200).frame
+    assert frame["low"].isna().all()
+    assert set(frame["note"]) == {"fewer than 5 patients with events: no interval"}
+    other = make(40, y=1 - cohort.y.numpy().astype(int), patient=patient)
+    notes = set(evaluate(sigmoid(other), other, n_boot=200).frame["note"])
+    assert notes == {"fewer than 5 patients without an event: no interval"}
+
+
+def test_few_events_in_one_level_leave_the_others_their_interval():
+    y = np.r_[np.arange(40) % 2, np.arange(40) < 2].astype(int)
+    cohort = make(80, y=y, site=np.repeat(["a", "b"], 40), patient=np.arange(80))
+    table = evaluate(sigmoid(cohort), cohort, by="site", n_boot=200).table("brier")
+    assert "[" in table.loc[("site", "a"), "brier"]
+    assert "[" not in table.loc[("site", "b"), "brier"]
+    assert table["note"].tolist() == ["", "", "fewer than 5 events: no interval"]
+    assert table["n_pos"].tolist() == [22, 20, 2]
+
+
+def test_a_label_of_few_has_no_interval():
+    y = np.random.default_rng(0).integers(0, 2, (60, 3)).astype(float)
+    y[:, 1] = np.arange(60) < 3
+    y[50:, 2] = np.nan
+    cohort = make(60, y=y, patient=np.arange(60))
+    frame = evaluate(np.random.default_rng(1).random((60, 3)), cohort, n_boot=100).frame
+    assert frame["value"].notna().all()
+    assert frame["low"].isna().all()
+    assert set(frame["note"]) == {"fewer than 5 patients with or without label 1: no interval"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_perfect_separation_gets_an_exact_bound(turned):
+    y = np.arange(60) < 20
+    cohort = rare(60, 20)
+    p = np.where(y != turned, 0.9, 0.1)
+    report = evaluate(p, cohort, n_boot=200)
+    frame = report.frame.set_index("metric")
+    # Clopper and Pearson: of 20 independent pairs, and of 60 patients, all succeed
+    expected = {"auroc": binomtest(20, 20), "accuracy": binomtest(60, 60)}
+    for metric, test in expected.items():
+        low, high = test.proportion_ci(method="exact")
+        low, high = (1 - high, 1 - low) if turned else (low, high)
+        np.testing.assert_allclose(frame.loc[metric, ["low", "high"]].astype(float), [low, high])
+        edge = 0 if turned else 1
+        assert frame.loc[metric, "note"] == (
+            f"at the edge: the bootstrap cannot see beyond {edge}; exact bound instead"
+        )
+    if not turned:
+        assert frame.loc[["auprc", "f1"], "low"].isna().all()
+        assert set(frame.loc[["auprc", "f1"], "note"]) == {
+            "at the edge: the bootstrap cannot see beyond 1: no interval"
+        }
+        assert report.table().loc[("all", "all"), "note"].startswith("auroc, accuracy: at the edge")
+    assert frame.loc["brier", "note"] == "the replicates do not differ: no interval"
+
+
+def test_an_exact_bound_counts_patients_once():
+    """Each of 12 patients is seen well and ill: only six pairs share no patient."""
+    y = np.arange(24) % 2
+    cohort = make(24, y=y, patient=np.arange(24) // 2)
+    row = evaluate(np.where(y == 1, 0.9, 0.1), cohort, n_boot=100).frame.set_index("metric")
+    assert row.loc["auroc", "low"] == pytest.approx(0.025 ** (1 / 6))
+    assert row.loc["accuracy", "low"] == pytest.approx(0.025 ** (1 / 12))
+
+
+def test_replicates_that_do_not_differ_are_no_interval():
+    cohort = rare(60, 20)
+    frame = evaluate(np.full(60, 0.3), cohort, n_boot=100).frame.set_index("metric")
     assert frame.loc["auroc", "value"] == 0.5
     assert np.isnan(frame.loc["auroc", "low"])
-    assert frame.loc["auroc", "note"].startswith("no interval: ")
-    assert frame.loc["accuracy", "low"] < frame.loc["accuracy", "value"]  # two classes are enough
+    assert frame.loc["auroc", "note"] == "the replicates do not differ: no interval"
+    assert frame.loc["f1", "value"] == 0
+    assert frame.loc["f1", "note"] == "at the edge: the bootstrap cannot see beyond 0: no interval"
+    assert frame.loc["brier", "low"] < frame.loc["brier", "high"]
+    one = evaluate(sigmoid(cohort), cohort, n_boot=1)
+    assert set(one.frame["note"]) == {"one replicate: no interval"}
+    assert set(evaluate(sigmoid(cohort), cohort, n_boot=0).frame["note"]) == {""}
+
+
+def test_two_ends_never_round_to_one_number():
+    cohort = make(3000, y=np.arange(3000) % 2, patient=np.arange(3000))
+    table = evaluate(np.where(np.arange(3000) % 2, 0.9, 0.1), cohort, n_boot=50).table("auroc")
+    assert table["auroc"].tolist() == ["1.000 [0.998, 1.000]"]
+
+
+def test_few_replicates_are_no_95_per_cent(cohort):
+    def caption(n_boot):
+        return evaluate(sigmoid(cohort), cohort, n_boot=n_boot).table().attrs["caption"]
+
+    assert caption(0) == "With no intervals."
+    assert caption(20) == "With the range of 20 replicates by patient, too few for 95 %."
+    assert caption(39) == "With 95 % bootstrap intervals by patient (39 replicates)."
 
 
 def test_rows_without_a_label_are_left_out_and_counted(cohort):
@@ -452,7 +594,10 @@ def test_refuses_what_is_no_model(cohort):
 def test_table(cohort):
     report = evaluate(sigmoid(cohort), cohort, by="site", n_boot=50, selection="last epoch")
     table = report.table()
-    assert table.columns.tolist() == list(METRICS)
+    assert table.columns.tolist() == [*METRICS, "n", "n_pos"]
+    assert (
+        table.loc[("site", "c"), "n_pos"] == (cohort.y.numpy()[cohort.groups["site"] == "c"]).sum()
+    )
     assert table.index.tolist() == list(report.strata)
     row = report.frame.set_index(["metric", "level"]).loc[("brier", "c")]
     assert table.loc[("site", "c"), "brier"] == (
@@ -462,7 +607,7 @@ def test_table(cohort):
     assert table.attrs["caption"] == (
         "With 95 % bootstrap intervals by patient (50 replicates). Model selection: last epoch."
     )
-    assert report.table("auroc", digits=3).columns.tolist() == ["auroc"]
+    assert report.table("auroc", digits=3).columns.tolist() == ["auroc", "n", "n_pos"]
     assert table.to_string().startswith("selection: last epoch")
     assert evaluate(sigmoid(cohort), cohort, n_boot=0).table().columns.name is None
     with pytest.raises(ValueError, match=r"'aurok' is not a metric .*mean 'auroc'"):
@@ -482,7 +627,8 @@ def test_the_rule_is_read_from_the_model_and_printed(cohort):
 def test_table_says_why_there_is_no_number():
     cohort = make(90, site=np.repeat(["a", "b"], [84, 6]), patient=np.arange(90))
     table = evaluate(sigmoid(cohort), cohort, by="site", n_boot=0).table()
-    assert table.loc[("site", "b")].tolist() == ["–"] * 6 + ["only 6 patients"]
+    ill = int(cohort.y[84:].sum())
+    assert table.loc[("site", "b")].tolist() == ["–"] * 6 + [6, ill, "only 6 patients"]
     assert table.loc[("site", "a"), "note"] == ""
     assert "[" not in table.loc[("site", "a"), "auroc"]
 
@@ -604,6 +750,105 @@ def test_a_level_that_one_seed_lacks_has_no_number(cohort):
         "d": "no such level in report 1",
         "e": "no such level in report 0",
     }
+
+
+def no_numbers(frame):
+    numbers = ["difference", "low", "high", "p", "p_holm", "low_holm", "high_holm"]
+    return frame[numbers].isna().all(axis=None) and set(frame["verdict"]) == {"undecided"}
+
+
+@pytest.mark.parametrize(
+    ("n", "y", "note"),
+    [
+        (8, np.arange(8) % 2, "only 8 patients"),
+        (1, np.ones(1, int), "only 1 patient"),
+        (40, np.ones(40, int), "one class: 40 of 40 positive"),
+        (40, np.zeros(40, int), "one class: 0 of 40 positive"),
+    ],
+)
+@pytest.mark.parametrize("n_boot", [0, 1, 50])
+def test_where_nothing_can_be_scored_the_table_says_why(n, y, note, n_boot):
+    cohort = make(n, y=y, patient=np.arange(n))
+    a, b = (evaluate(p, cohort, by="site", n_boot=50) for p in (sigmoid(cohort), np.full(n, 0.5)))
+    found = compare(a, b, metrics=METRICS, n_boot=n_boot)
+    assert no_numbers(found)
+    assert (found["note"] != "").all()
+    assert set(found.loc[found["group"] == "all", "note"]) == {note}
+    with pytest.raises(ValueError, match="n_boot is -5"):
+        compare(a, b, n_boot=-5)
+
+
+def test_compare_of_labels_that_nobody_has():
+    y = np.random.default_rng(0).integers(0, 2, (40, 2)).astype(float)
+    y[:, 1] = 0
+    cohort = make(40, y=y, patient=np.arange(40))
+    a, b = (evaluate(np.random.default_rng(s).random((40, 2)), cohort, n_boot=0) for s in (0, 1))
+    found = compare(a, b, metrics=("auroc", "brier"), n_boot=100).set_index("metric")
+    assert no_numbers(found.loc[["auroc"]])
+    assert found.loc["auroc", "note"] == "one class only in label 1"
+    assert np.isfinite(found.loc["brier", "difference"])
+    assert np.isnan(found.loc["brier", "low"])
+    assert found.loc["brier", "note"].startswith("fewer than 5 patients with or without label 1")
+
+
+def test_compare_says_what_one_report_lacks():
+    y = np.arange(60) % 3
+    cohort = make(60, y=y, patient=np.arange(60))
+    rng = np.random.default_rng(0)
+    three, four = (evaluate(rng.dirichlet(np.ones(k), 60), cohort, n_boot=0) for k in (3, 4))
+    for pair in ((three, four), (four, three)):
+        found = compare(*pair, metrics=("auroc", "accuracy"), n_boot=100).set_index("metric")
+        assert found.loc["auroc", "note"] == "nobody in class 3"
+        assert np.isnan(found.loc["auroc", "difference"])
+        assert found.loc["accuracy", ["difference", "low"]].notna().all()
+    part = replace(three, frame=three.frame[three.frame["metric"] != "auroc"])
+    found = compare(three, part, n_boot=100)
+    assert no_numbers(found)
+    assert found["note"].tolist() == ["no auroc in report 0"]
+    none = replace(three, frame=three.frame.iloc[:0])
+    assert no_numbers(compare(none, part, metrics=METRICS, n_boot=100))
+    with pytest.raises(ValueError, match=r"metrics is empty\. Pass some of auroc"):
+        compare(three, three, metrics=())
+
+
+def test_few_events_give_a_difference_and_no_more():
+    y = np.r_[np.arange(40) % 2, np.arange(40) < 4].astype(int)
+    cohort = make(80, y=y, site=np.repeat(["a", "b"], 40), patient=np.arange(80))
+    a, b = (evaluate(sigmoid(cohort, noise=s), cohort, by="site", n_boot=0) for s in (0.0, 1.0))
+    found = compare(a, b, n_boot=200).set_index("level")
+    assert found.loc["b", "note"] == "fewer than 5 events: no interval"
+    assert np.isfinite(found.loc["b", "difference"])
+    assert found.loc["b", ["low", "high", "p", "p_holm", "low_holm", "high_holm"]].isna().all()
+    assert found.loc["b", "verdict"] == "undecided"
+    alone = compare(a, b, n_boot=200).set_index("level").loc[["all", "a"], "p_holm"]
+    assert alone.notna().all()
+
+
+def test_a_difference_at_the_edge_is_no_certainty():
+    y = np.arange(60) % 2
+    cohort = make(60, y=y, patient=np.arange(60))
+    perfect, other, flat, noisy = (
+        evaluate(p, cohort, n_boot=0)
+        for p in (0.1 + 0.8 * y, 0.3 + 0.4 * y - 0.001 * np.arange(60), np.full(60, 0.5),
+                  sigmoid(cohort, noise=3.0))
+    )  # fmt: skip
+    edge = "at the edge: the bootstrap cannot see beyond 1"
+    for pair, difference, note in (
+        ((perfect, flat), 0.5, f"a is {edge}"),
+        ((other, perfect), 0, f"a is {edge}; b is {edge}"),
+    ):
+        row = compare(*pair, n_boot=100).iloc[0]
+        assert row["difference"] == difference
+        assert row[["low", "high", "p", "low_holm"]].isna().all()
+        assert row["verdict"] == "undecided"
+        assert row["note"] == f"{note}; the replicates do not differ: no interval"
+    row = compare(noisy, perfect, n_boot=100).iloc[0]
+    assert row["low"] < row["high"] < 0
+    assert row["note"] == f"b is {edge}"
+    raised = evaluate(sigmoid(cohort, noise=3.0) ** 2, cohort, n_boot=0)
+    row = compare(noisy, raised, n_boot=100).iloc[0]  # the same order: the same AUROC, for sure
+    assert row[["difference", "low", "high"]].tolist() == [0, 0, 0]
+    assert row["p"] == 1
 
 
 def test_p_value_by_hand():

@@ -2,12 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from sklearn.neighbors import KNeighborsClassifier
 
-from dfdlib._leak_checks import _fingerprints
+from dfdlib._leak_checks import _fingerprints, single_feature
 from dfdlib._leaks import _dealt, _shuffled, audit_leaks
 from dfdlib._tabular import tabular
-from dfdlib.data import Cohort
+from dfdlib.data import Cohort, Ragged
+from dfdlib.data._clinical_flat import flatten
+from dfdlib.data.tables import from_tables
 from dfdlib.models import GRAPE, Classifier
 
 N = 240
@@ -104,6 +107,130 @@ def test_one_feature_that_is_the_outcome_is_named(sign):
     assert found.loc["single feature", "value"] == 1
 
 
+def codes_of(y, word, *, of_ill=1.0, of_well=0.0, n=N, seed=0, **more):
+    """Some everyday codes, and one that these shares of the ill and of the well have."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.random(n)
+    has = np.where(y == 1, drawn < of_ill, drawn < of_well)
+    rows = [[*rng.choice(9, rng.integers(1, 9), replace=False), *[77] * h] for h in has]
+    words = {0: "sodium low", 1: "fever", 2: "cough", 77: word}
+    x = {"labs": rng.normal(size=(n, 2)), "dx": Ragged.from_rows(rows, words=words)}
+    arguments = {"x": x, "y": y, "groups": {"patient": np.arange(n)}}
+    return Cohort(**arguments | more), int(has.sum())
+
+
+def single(*parts, **options):
+    return audit(*parts, n_boot=0, n_shuffles=3, **options).loc["single feature"]
+
+
+@pytest.mark.parametrize(("of_ill", "of_well"), [(1, 0), (0, 1), (0.97, 0.01)])
+def test_a_code_that_is_the_label_is_named_by_its_word(of_ill, of_well):
+    y = cohort().y.numpy()
+    found = single(codes_of(y, "Admission IC", of_ill=of_ill, of_well=of_well)[0])
+    assert found[["verdict", "note"]].tolist() == ["leak", "dx: Admission IC"]
+    assert found["value"] > 0.95
+
+
+def test_a_code_that_only_the_ill_have_is_named_though_few_have_it():
+    y = (np.arange(N) % 5 < 2).astype(float)
+    for share, verdict in ((0.6, "leak"), (0.2, "look")):
+        data, holders = codes_of(y, "Admission IC", of_ill=share)
+        assert holders >= 10
+        found = single(data)
+        assert found["verdict"] == verdict
+        assert found["note"] == "dx: Admission IC: nearly all who have it are of class 1"
+        assert found["value"] < 0.95
+
+
+def test_a_code_that_the_ill_have_more_often_is_no_leak():
+    y = cohort().y.numpy()
+    assert single(codes_of(y, "shock", of_ill=0.7, of_well=0.3)[0])["verdict"] == "ok"
+    few = (np.arange(N) < 6).astype(float)  # five holders: chance, and nobody is named
+    data, holders = codes_of(y, "rare disease", of_ill=0.04)
+    assert 0 < holders < 10
+    assert single(data)["verdict"] == "ok"
+    found = single(codes_of(few, "rare disease")[0])
+    assert found[["verdict", "note"]].tolist() == [
+        "leak", "dx: a code that fewer than 10 patients have"
+    ]  # fmt: skip
+
+
+def test_false_alarms_of_codes_are_rare():
+    alarms = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y = (rng.random(N) < 0.15).astype(float)
+        rows = [rng.choice(60, 6, replace=False) for _ in range(N)]
+        parts = Cohort(x={"dx": rows}, y=y, groups={"patient": np.arange(N)}).split((0.7, 0.3))
+        alarms += single_feature(parts, flatten(*parts), 0.95).verdict != "ok"
+    assert alarms <= 1
+
+
+def test_codes_without_words_are_named_by_number():
+    y = cohort().y.numpy()
+    rows = [[5, 77] if ill else [5] for ill in y]
+    found = single(cohort(x={"labs": cohort().x["labs"], "dx": rows}))
+    assert found["verdict"] == "leak"
+    assert found["note"].startswith("dx: code 77")
+
+
+def test_items_levels_holes_and_times_that_are_the_label_are_found():
+    y = cohort().y.numpy()
+    rng = np.random.default_rng(0)
+    ward = np.where(y == 1, 3, rng.choice([0, 1, 5], N))
+    series = Ragged.from_rows(
+        [[[1.0, 7.0, 0], *([[2.0, 7.0, 1]] if ill else [])] for ill in y],
+        words={0: "pulse", 1: "dialysis"},
+    )
+    late = [[[11.0 if ill else rng.uniform(0, 9), 7.0, 0]] for ill in y]
+    holes = np.where(y == 1, np.nan, rng.normal(size=N))
+    noisy = y + 0.3 * rng.normal(size=N)
+    for given, note in (
+        ({"ward": ward}, "ward.ward_0 = 3"),
+        ({"icu": series}, "icu: dialysis"),
+        ({"icu": late}, "icu: time of the last entry"),
+        ({"gas": pd.DataFrame({"ph": holes})}, "whether gas is there"),
+        ({"gas": pd.DataFrame({"ph": holes, "o2": 1.0})}, "whether gas.ph is there"),
+        ({"score": pd.DataFrame({"day1": noisy})}, "score.day1"),
+        ({"score": pd.DataFrame({"day1": -noisy})}, "score.day1"),
+    ):
+        found = single(cohort(x={"labs": cohort().x["labs"], **given}))
+        assert found["verdict"] == "leak", note
+        assert note in found["note"]
+    few = np.where((y == 1) & (rng.random(N) < 0.25), 4, rng.choice([0, 1, 5], N))
+    found = single(cohort(x={"labs": cohort().x["labs"], "ward": few}))
+    assert found["verdict"] == "look"
+    assert found["note"] == "ward.ward_0 = 4: nearly all who have it are of class 1"
+
+
+def test_a_code_that_is_one_of_several_classes_is_found():
+    y = np.arange(N) % 3.0
+    data, _ = codes_of((y == 2).astype(float), "transplant")
+    found = single(Cohort(x=data.x, y=y, task="multiclass", groups=data.groups))
+    assert found[["verdict", "note"]].tolist() == ["leak", "dx: transplant"]
+
+
+def test_a_code_of_tables_that_is_the_label_is_named(tmp_path):
+    y = np.arange(120) % 2
+    stays = pd.DataFrame({"stay": np.arange(120), "admitted": "2031-03-01 10:00", "ill": y})
+    events = pd.DataFrame({"stay": np.arange(120), "at": "2031-03-01 11:00"})
+    events["code"] = np.where(y == 1, "Admission IC", "Admission NC")
+    stays.to_csv(tmp_path / "stays.csv", index=False)
+    events.to_csv(tmp_path / "events.csv", index=False)
+    config = {
+        "patients": {"file": "stays.csv", "id": "stay"},
+        "time": {"cut": 24, "start": "admitted"},
+        "label": {"columns": ["ill"]},
+        "modalities": {
+            "dx": {"kind": "codes", "file": "events.csv", "columns": ["code"], "time": "at"}
+        },
+    }
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    found = single(from_tables(tmp_path / "tables.yaml"))
+    assert found["verdict"] == "leak"
+    assert "dx: Admission IC" in found["note"]
+
+
 def test_mask_only_and_times_only_are_scored_without_values():
     data = cohort()
     y = data.y.numpy()
@@ -115,6 +242,21 @@ def test_mask_only_and_times_only_are_scored_without_values():
     busy = audit(cohort(x={"labs": data.x["labs"], "dx": often}))
     assert busy.loc["times only", ["verdict", "value"]].tolist() == ["look", 1]
     assert busy.loc["mask only", "verdict"] == "not checked"
+
+
+def test_few_events_are_said_and_not_passed():
+    data = cohort()
+    y = np.zeros(N)
+    y[:12] = 1
+    labs = np.where((y == 1)[:, None], np.nan, 3.0)
+    few = audit(cohort(x={"labs": labs, "age": np.ones(N)}, y=y))
+    for check in ("mask only", "features"):
+        assert "fewer than 5 events: no interval" in few.loc[check, "note"]
+        assert np.isnan(few.loc[check, "low"])
+    assert few.loc["mask only", "verdict"] == "not checked"
+    rare = np.where(np.arange(N) == 5, np.nan, 3.0)  # one hole, which tells nothing
+    same = audit(cohort(x={"labs": rare, "age": np.ones(N)}, y=data.y.numpy()))
+    assert same.loc["mask only", "verdict"] == "ok"
 
 
 def test_scalers_of_another_part_are_found():
@@ -176,7 +318,8 @@ def test_several_classes_and_missing_labels():
     found = audit(Cohort(x={"labs": labs}, y=y, task="multiclass"))
     assert found.loc["shuffled labels", "verdict"] == "ok"
     assert found.loc["features", "low"] > 0.7
-    assert found.loc["single feature", "verdict"] == "not checked"
+    assert found.loc["single feature", "verdict"] == "ok"
+    assert 0.75 < found.loc["single feature", "value"] < 0.95
 
 
 def test_refusals():

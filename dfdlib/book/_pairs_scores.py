@@ -106,7 +106,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         numbers = [row.get(key, np.nan) for key in (name, f"{prefix}low", f"{prefix}high")]
         if pd.isna(numbers[0]):
             return "–"
-        return "{} [{}, {}]".format(*(f"{100 * number:{how}}" for number in numbers))
+        texts = [f"{100 * number:{how}}" for number in numbers]
+        return texts[0] if pd.isna(numbers[1]) else "{} [{}, {}]".format(*texts)
 
     rows = table[table["finding"] == MEAN]
     first, fewest = rows["method"].iloc[0], rows["labels"].min()

@@ -197,6 +197,8 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     def cell(value: float, low: float, high: float, how: str) -> str:
         if pd.isna(value):
             return "–"
+        if pd.isna(low):
+            return f"{value:{how}}"
         return f"{value:{how}} [{low:{how}}, {high:{how}}]"
 
     rows = {}
