@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binom
+from scipy.stats import binom  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -126,7 +126,8 @@ def single_feature(parts: tuple[Cohort, ...], flat: tuple[Cohort, ...], too_good
     patient = pd.factorize(np.concatenate([part.groups["patient"] for part in parts]))[0]
     columns = pd.concat([part.to_frame() for part in flat], ignore_index=True)
     marks = list(_marks(parts, columns, patient))
-    best, best_name, found = 0.5, "none", {}
+    best, best_name = 0.5, "none"
+    found: dict[tuple[str, object], tuple[str, float]] = {}
     for sign in (*_numbers(parts, columns, patient), *marks):
         score = _alone(sign, label, len(classes))
         if score > best:

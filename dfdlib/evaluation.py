@@ -136,10 +136,11 @@ def evaluate(
     for (group, level), (metrics, code), replicates in zip(rows, sets, draws, strict=True):
         counts = {"n": len(code), "n_pos": metrics.n_positive}
         for metric, found in estimates(metrics, code, replicates).items():
-            value, low, high, note = found
-            line = {"metric": metric, "group": group, "level": level}
-            lines.append(line | {"value": value, "low": low, "high": high, **counts, "note": note})
-    frame = pd.DataFrame(lines).astype({"n_pos": "Int64"})
+            numbers = {"value": found.value, "low": found.low, "high": found.high}
+            line = {"metric": metric, "group": group, "level": level, "note": found.note}
+            lines.append({**line, **numbers, **counts})
+    columns = ["metric", "group", "level", "value", "low", "high", "n", "n_pos", "note"]
+    frame = pd.DataFrame(lines, columns=columns).astype({"n_pos": "Int64"})
     left_out = int((~keep).sum())
     if left_out:
         whole = frame["group"] == "all"

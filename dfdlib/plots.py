@@ -42,6 +42,15 @@ _OBSERVED, _MISSING = "#0072b2", "#d55e00"
 _SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bfe0f5", "#4ba3da"])
 
 
+def _short(name: object, longest: int = 40) -> str:
+    """Leave out the middle of a long name: it would push the axes out of the figure.
+
+    Where it is drawn, `parse_math=False`: a name from data is no mathematics, even with `$` in it.
+    """
+    text, half = str(name), (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
 def colour(method: str) -> str:
     """Colour of a method; one that the book does not know gets a fixed one of its own.
 
@@ -148,14 +157,14 @@ def interval_plot(
             y = place[row[group]] + offset
             if pd.isna(row[value]):
                 ax.annotate(
-                    str(row.get(note, "not computed")), (0.01, y), color=colour(name),
-                    xycoords=("axes fraction", "data"), va="center", fontsize="small",
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                    _short(row.get(note, "not computed"), 80), (0.01, y), color=colour(name),
+                    parse_math=False, xycoords=("axes fraction", "data"), va="center",
+                    fontsize="small", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )  # fmt: skip
                 continue
             ax.hlines(y, row[low], row[high], color=colour(name))
             ax.plot(row[value], y, marker=marker(name), color=colour(name), linestyle="none")
-    ax.set_yticks(range(len(groups)), [str(name) for name in groups])
+    ax.set_yticks(range(len(groups)), [_short(name) for name in groups], parse_math=False)
     ax.set_ylim(len(groups) - 0.5, -0.5)
     ax.grid(axis="x")
     ax.set_xlabel(f"{xlabel}\n(dot: estimate; bar: {interval})")
@@ -197,8 +206,8 @@ def missingness_plot(
     image = ax.imshow(100 * shares, cmap=_SHARE, vmin=0, vmax=100, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         ax.text(column, row, _percent(share), ha="center", va="center")
-    ax.set_xticks(range(frame.shape[1]), [str(name) for name in frame.columns])
-    ax.set_yticks(range(frame.shape[0]), [str(name) for name in frame.index])
+    ax.set_xticks(range(frame.shape[1]), [_short(name) for name in frame.columns], parse_math=False)
+    ax.set_yticks(range(frame.shape[0]), [_short(name) for name in frame.index], parse_math=False)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.tick_params(length=0)
     ax.tick_params(axis="x", labelsize="small")  # long names stand side by side
@@ -251,9 +260,9 @@ def bipartite_plot(
     ax.scatter(np.zeros(len(left)), left, s=170, color=_OBSERVED, zorder=2)
     ax.scatter(np.ones(len(right)), right, s=170, color="#009e73", marker="s", zorder=2)
     for y, name in zip(left, observed.index, strict=True):
-        ax.text(-0.05, y, str(name), ha="right", va="center")
+        ax.text(-0.05, y, _short(name), ha="right", va="center", parse_math=False)
     for y, name in zip(right, observed.columns, strict=True):
-        ax.text(1.05, y, str(name), ha="left", va="center")
+        ax.text(1.05, y, _short(name), ha="left", va="center", parse_math=False)
     for x, side, name in ((-0.05, "right", patients), (1.05, "left", modalities)):
         ax.text(x, 1, name, ha=side, va="center", fontweight="bold")
     handles = [Line2D([], [], color=_OBSERVED, label="observed")]
@@ -266,14 +275,16 @@ def bipartite_plot(
 
 
 def _legend(ax: Axes, methods: Sequence[str], *, outside: bool) -> None:
-    handles = [
-        Line2D([], [], color=colour(name), marker=marker(name), label=name) for name in methods
-    ]
+    handles = [Line2D([], [], color=colour(name), marker=marker(name)) for name in methods]
+    # a legend leaves out what begins with "_", so the names are written after it was made
+    blank = [" "] * len(methods)
     columns = math.ceil(len(methods) / math.ceil(len(methods) / 3))
     if outside:  # of the axes, so that a wide legend does not squeeze them
-        ax.figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+        legend = ax.figure.legend(handles, blank, loc="outside upper center", ncols=columns)
     else:
-        ax.legend(handles=handles)
+        legend = ax.legend(handles, blank)
+    for text, name in zip(legend.get_texts(), methods, strict=True):
+        text.set(text=_short(name), parse_math=False)
 
 
 def _percent(share: float) -> str:

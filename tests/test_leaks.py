@@ -112,7 +112,7 @@ def codes_of(y, word, *, of_ill=1.0, of_well=0.0, n=N, seed=0, **more):
     rng = np.random.default_rng(seed)
     drawn = rng.random(n)
     has = np.where(y == 1, drawn < of_ill, drawn < of_well)
-    rows = [[*rng.choice(9, rng.integers(1, 9), replace=False), *[77] * h] for h in has]
+    rows = [[*rng.choice(9, rng.integers(1, 9), replace=False), *[77] * int(h)] for h in has]
     words = {0: "sodium low", 1: "fever", 2: "cough", 77: word}
     x = {"labs": rng.normal(size=(n, 2)), "dx": Ragged.from_rows(rows, words=words)}
     arguments = {"x": x, "y": y, "groups": {"patient": np.arange(n)}}
@@ -226,7 +226,7 @@ def test_a_code_of_tables_that_is_the_label_is_named(tmp_path):
         },
     }
     (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    found = single(from_tables(tmp_path / "tables.yaml"))
+    found = single(from_tables(tmp_path / "tables.yaml"), fit_predict=None)
     assert found["verdict"] == "leak"
     assert "dx: Admission IC" in found["note"]
 

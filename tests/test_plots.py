@@ -210,3 +210,59 @@ def test_bipartite_plot_has_one_solid_edge_per_observation():
 def test_bipartite_plot_refuses_numbers():
     with pytest.raises(TypeError, match=r"columns of \['int64'\].*astype\(bool\)"):
         plots.bipartite_plot(pd.DataFrame({"scan": [0, 1]}))
+
+
+# ------------------------------------------------------------------ names that mean something else
+
+HOSTILE = [
+    r"$\frac{$", "$", "a$b$c", r"\alpha_$x", "100 % of 5_6", "two\nlines", "_hidden", "<b>x</b>",
+    "x" * 500, "✓ ward", "", " ", "^{", "&amp;", "#1",
+]  # fmt: skip
+
+
+def drawn(ax):
+    """Draw for good: matplotlib reads mathematics only now."""
+    ax.figure.canvas.draw()
+    return ax
+
+
+def said(name, longest=40):
+    return name if len(name) <= longest else f"{name[:19]}…{name[-19:]}"
+
+
+@pytest.mark.parametrize("own_axes", [True, False])
+def test_interval_plot_writes_names_as_they_are(own_axes):
+    frame = pd.DataFrame({"level": HOSTILE, "method": HOSTILE[::-1], "value": 0.7})
+    frame = frame.assign(low=0.6, high=0.8, note=HOSTILE)
+    frame.loc[::2, ["value", "low", "high"]] = np.nan
+    ax = drawn(
+        plots.interval_plot(frame, xlabel="AUROC", ax=plt.subplots()[1] if own_axes else None)
+    )
+    assert [label.get_text() for label in ax.get_yticklabels()] == [*map(said, HOSTILE)]
+    legend = ax.get_legend() if own_axes else ax.figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [*map(said, HOSTILE[::-1])]
+    notes = [text.get_text() for text in ax.texts]
+    assert HOSTILE[0] in notes
+    assert max(map(len, notes)) < 80
+    for text in (*ax.get_yticklabels(), *legend.get_texts(), *ax.texts):
+        assert not text.get_parse_math()
+
+
+def test_an_interval_that_is_not_there_draws_a_dot_alone():
+    frame = pd.DataFrame({"level": ["a"], "method": ["ERM"], "value": 0.7})
+    ax = drawn(plots.interval_plot(frame.assign(low=np.nan, high=np.nan), xlabel="AUROC"))
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.7]
+
+
+def test_missingness_plot_writes_names_as_they_are():
+    shares = pd.DataFrame(0.5, HOSTILE, HOSTILE[::-1])
+    ax = drawn(plots.missingness_plot(shares))
+    assert [label.get_text() for label in ax.get_yticklabels()] == [*map(said, HOSTILE)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [*map(said, HOSTILE[::-1])]
+
+
+def test_bipartite_plot_writes_names_as_they_are():
+    observed = pd.DataFrame(True, HOSTILE, HOSTILE[:4])
+    ax = drawn(plots.bipartite_plot(observed))
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[: len(HOSTILE) + 4] == [*map(said, HOSTILE), *HOSTILE[:4]]

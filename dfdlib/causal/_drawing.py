@@ -79,7 +79,9 @@ def draw(
     for node in graph:
         box = {"boxstyle": outline[node], **_STYLES[role[node]]}
         across, up = places[node]
-        shapes[node] = ax.text(across, up, node, ha="center", va="center", bbox=box)
+        shapes[node] = ax.text(
+            across, up, node, ha="center", va="center", bbox=box, parse_math=False
+        )
     for tail, head in graph.edges:
         ax.annotate(
             "",

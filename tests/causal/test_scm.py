@@ -1,6 +1,7 @@
 """Structural causal models: what is sampled, what do changes, what is refused."""
 
 import functools
+import itertools
 
 import networkx as nx
 import numpy as np
@@ -192,6 +193,14 @@ def test_draw_tells_nodes_apart_and_keeps_them_in_place():
     with pytest.raises(ValueError, match="positions lack Y"):
         causal.draw(causal.dag("X -> Y"), positions={"X": (0, 0)})
     plt.close("all")
+
+
+def test_draw_writes_names_as_they_are():
+    names = [r"$\frac{$", "a$b$", "two\nlines", "_x", "100 %", "<b>"]
+    graph = nx.DiGraph(list(itertools.pairwise(names)))
+    ax = causal.draw(graph, latent=["_x"])
+    ax.figure.canvas.draw()  # matplotlib reads mathematics only now
+    assert set(names) <= {text.get_text() for text in ax.texts}
 
 
 def test_draw_tells_what_may_be_missing_and_what_says_so():
