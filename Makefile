@@ -18,7 +18,7 @@ CHAPTERS ?= chapters/*.ipynb
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks results refresh lint clean lock
+.PHONY: help book test notebooks processors planted results refresh lint clean lock
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value]"
@@ -50,6 +50,12 @@ test: $(INSTALLED) ## Run the tests and the library's doctests, with coverage (n
 notebooks: $(INSTALLED) ## Re-execute every chapter and compare with its stored outputs
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 		--numprocesses $(JOBS) --dist loadfile $(CHAPTERS)
+
+processors: ## Run .ci/run on a clean clone under four kinds of arithmetic: hours
+	bash .ci/processors
+
+planted: $(INSTALLED) ## Plant faults in a copy of the library, and see chapters fail
+	$(BIN)/python tests/planted.py
 
 results: export PATH := $(CURDIR)/$(BIN):$(PATH)
 results: $(INSTALLED) ## Compute all that results/ holds: hours, goes on after a kill
