@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dfdlib._bootstrap import MIN_EVENTS
 from dfdlib.data._validate import unknown
 
 ReaderName = Literal["linear", "knn"]
@@ -45,8 +46,10 @@ def probe(
 
     Returns:
         A row per label: `label`, `auroc` (several classes: mean of one against the rest), `n` and
-        `n_train`, the patients that it was scored on and learned from. AUROC is NaN where either
-        part has one class.
+        `n_train`, the patients that it was scored on and learned from, `fewest`, how many of `n`
+        are of the rarest class, and a note. AUROC is NaN where either part has one class, or lacks
+        a class that the other has. There is no interval; with fewer than 5 patients of a class the
+        note warns of the value.
 
     Shapes:
         h (n, d), y (n,) or (n, labels)
@@ -83,12 +86,15 @@ def probe(
     lines = []
     for column, name in enumerate(names):
         (x, own), (x_test, asked) = (_known(rows, found[:, column]) for rows, found in parts)
+        classes, counts = np.unique(asked, return_counts=True)
         lines.append(
             {
                 "label": name,
                 "auroc": _score(_reader(reader, n_neighbors), x, own, x_test, asked),
                 "n": len(asked),
                 "n_train": len(own),
+                "fewest": int(counts.min(initial=len(asked))) if len(classes) > 1 else 0,
+                "note": _note(own, asked),
             }
         )
     return pd.DataFrame(lines)
@@ -109,6 +115,17 @@ def _rows(h: np.ndarray, y: Any, name: str, label: str) -> tuple[np.ndarray, np.
 def _known(h: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     keep = pd.notna(label)
     return h[keep], label[keep]
+
+
+def _note(own: np.ndarray, asked: np.ndarray) -> str:
+    """Why there is no number, or why it says little."""
+    for part, where in ((own, "to learn from"), (asked, "to score on")):
+        if len(np.unique(part)) < 2:
+            return f"one class {where}"
+    if not np.array_equal(np.unique(own), np.unique(asked)):
+        return "a class stands in one part only"
+    few = np.unique(asked, return_counts=True)[1].min() < MIN_EVENTS
+    return f"fewer than {MIN_EVENTS} patients of a class" if few else ""
 
 
 def _reader(name: str, n_neighbors: int) -> object:

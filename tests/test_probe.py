@@ -66,3 +66,25 @@ def test_refusals(h):
         probe(h, y, h[:, 1:], y)
     with pytest.raises(ValueError, match="h holds NaN or infinite values"):
         probe(np.where(h > 2, np.nan, h), y)
+
+
+def test_what_says_little_is_noted():
+    h = np.random.default_rng(0).standard_normal((200, 2))
+    half = np.arange(200) % 2
+    rare = np.r_[np.arange(100) % 2, np.arange(100) < 3]
+    parts = h[:100], h[100:]
+
+    def line(y):
+        return probe(parts[0], y[:100], parts[1], y[100:]).iloc[0]
+
+    assert line(half)[["fewest", "note"]].tolist() == [50, ""]
+    few = line(rare)
+    assert few[["n", "fewest", "note"]].tolist() == [100, 3, "fewer than 5 patients of a class"]
+    assert np.isfinite(few["auroc"])
+    for y, note in (
+        (np.r_[np.zeros(100), half[100:]], "one class to learn from"),
+        (np.r_[half[:100], np.zeros(100)], "one class to score on"),
+        (np.r_[half[:100], half[100:] + 1], "a class stands in one part only"),
+    ):
+        assert np.isnan(line(y)["auroc"])
+        assert line(y)["note"] == note
