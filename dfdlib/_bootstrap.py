@@ -309,10 +309,10 @@ def bootstrap(
         seed: Equal seeds and patients give equal draws: differences are then paired.
 
     Raises:
-        ValueError: A negative number of replicates.
+        ValueError: A number of replicates, or a seed, that is no whole number from 0 up.
     """
-    if n_boot < 0:
-        raise ValueError(f"n_boot is {n_boot}. Pass 0 for no intervals, or for example 1000")
+    check_whole("n_boot", n_boot, 0, "1000; 0 gives no intervals")
+    check_whole("seed", seed, 0, "0")
     result = np.empty((len(sets), n_boot, len(METRICS)))
     chunk = max(1, _CHUNK // max([n_patients, *(len(codes) for _, codes in sets)]))
     done = 0
@@ -322,6 +322,14 @@ def bootstrap(
             result[s, part] = metrics.replicates(weights[:, codes])
         done += len(weights)
     return result
+
+
+def check_whole(name: str, value: object, least: int, such_as: str) -> None:
+    """Refuse what is no whole number, or too small a one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(
+            f"{name} is {value!r}. Pass a whole number, {least} or more, such as {such_as}"
+        )
 
 
 def interval(replicates: Float[np.ndarray, " b"], alpha: float = 0.05) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from dfdlib._bootstrap import (
     WeightedMetrics,
     beyond,
     bootstrap,
+    check_whole,
     edge_of,
     interval,
 )
@@ -102,6 +103,8 @@ def compare(
         )
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}. Pass a number between 0 and 1, such as 0.05")
+    check_whole("n_boot", n_boot, 0, "1000; 0 gives no intervals")
+    check_whole("seed", seed, 0, "0")
     pairs = _paired(a, b)
     bins = sorted({report.n_bins for pair in pairs for report in pair})
     if "ece" in names and len(bins) > 1:

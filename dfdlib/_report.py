@@ -261,9 +261,10 @@ def _cut(values: pd.Series, name: str, bands: Sequence[int | float] | None) -> p
             )
         outside = (number < edges[0]) | (number > edges[-1])
         if outside.any():
+            which = {"first": (number < edges[0]).any(), "last": (number > edges[-1]).any()}
             raise ValueError(
-                f"{outside.sum()} values of {name!r} lie outside the bands {list(bands)}, first "
-                f"{number[outside][0]:g}. Widen the first or last edge"
+                f"{outside.sum()} values of {name!r} lie outside the bands {list(bands)}. Widen "
+                f"the {' and the '.join(edge for edge, there in which.items() if there)} edge"
             )
         inner = edges[1:-1]
         names = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(edges)]

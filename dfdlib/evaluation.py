@@ -18,6 +18,7 @@ from dfdlib._bootstrap import (
     MIN_PATIENTS,
     WeightedMetrics,
     bootstrap,
+    check_whole,
     estimates,
 )
 from dfdlib._compare import compare
@@ -113,8 +114,7 @@ def evaluate(
     """
     if cohort.y is None or cohort.task is None:
         raise ValueError("the cohort has no labels. Pass y= to Cohort, or call predict_proba")
-    if n_bins < 1:
-        raise ValueError(f"n_bins is {n_bins}. Pass 1 or more, such as 10")
+    check_whole("n_bins", n_bins, 1, "10")
     by = (by,) if isinstance(by, str) else tuple(by)
     y = cohort.y.cpu().numpy().astype(float)
     task, probabilities, device = _probabilities(model, cohort)

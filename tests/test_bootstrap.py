@@ -12,7 +12,14 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval, patient_weights
+from dfdlib._bootstrap import (
+    METRICS,
+    WeightedMetrics,
+    bootstrap,
+    check_whole,
+    interval,
+    patient_weights,
+)
 
 
 def probabilities(rng, n, k, *, ties):
@@ -202,6 +209,25 @@ def test_interval_drops_undefined_replicates_up_to_half():
     draws[40:] = np.nan
     assert np.isnan(interval(draws)).all()
     assert np.isnan(interval(np.zeros(0))).all()
+
+
+def test_interval_of_what_does_not_differ_is_none():
+    assert np.isnan(interval(np.ones(1000))).all()
+    assert np.isnan(interval(np.ones(1))).all()
+    rounded = np.r_[np.full(500, 0.1 + 0.2), np.full(500, 0.3)]
+    assert np.isnan(interval(rounded)).all()
+    nearly = np.r_[np.full(990, 1.0), np.full(10, 0.9)]  # 95 % of them are one value
+    assert np.isnan(interval(nearly)).all()
+    assert interval(np.r_[np.full(960, 1.0), np.full(40, 0.9)]) == (0.9, 1.0)
+
+
+@pytest.mark.parametrize("value", ["9", 2.5, True, None, -1, np.float64(3)])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(
+        ValueError, match=r"n_boot is .*\. Pass a whole number, 0 or more, such as 9"
+    ):
+        check_whole("n_boot", value, 0, "9")
+    check_whole("n_boot", np.int64(3), 0, "9")
 
 
 def test_interval_covers_and_needs_the_patients():

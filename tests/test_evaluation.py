@@ -559,10 +559,15 @@ def test_rounded_probabilities_pass_and_ties_stay(cohort):
         ({"by": ("site", "sevrity")}, "'sevrity' is not a pattern, group or covariate"),
         ({"by": "age", "bands": {"agee": [0, 1]}}, "'agee' is not a name in by= .*mean 'age'"),
         ({"by": "age", "bands": {"age": [0, 90, 50]}}, "Pass rising edges"),
-        ({"by": "age", "bands": {"age": [0, 50, 60]}}, r"values of 'age' lie outside .*Widen"),
+        (
+            {"by": "age", "bands": {"age": [0, 50, 60]}},
+            r"values of 'age' lie outside .*\. Widen the last edge",
+        ),
         ({"by": "sex", "bands": {"sex": [0, 1]}}, "'sex' holds no numbers to cut"),
-        ({"n_boot": -1}, "n_boot is -1. Pass 0 for no intervals"),
-        ({"n_bins": 0}, "n_bins is 0. Pass 1 or more"),
+        ({"n_boot": -1}, "n_boot is -1. Pass a whole number, 0 or more, such as 1000"),
+        ({"n_bins": 0}, "n_bins is 0. Pass a whole number, 1 or more"),
+        ({"n_boot": True}, "n_boot is True. Pass a whole number, 0 or more"),
+        ({"seed": -1}, "seed is -1. Pass a whole number, 0 or more"),
     ],
 )
 def test_refuses_options(cohort, options, message):
