@@ -1,5 +1,6 @@
 """The configuration of a user's own tables: read once, and refused by the name of the key."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 import yaml
 
+from dfdlib.data._times import Clock, check_format, check_zone
 from dfdlib.data._validate import Task, unknown
 
 Kind = Literal["vector", "categorical", "codes", "series"]
@@ -24,6 +26,7 @@ _EXAMPLES = {
     "columns": "[creatinine, sodium]",
     "cut": "24 (or none, where every file holds only what was known in time)",
     "value": "result",
+    "column": "measured_at",
 }
 
 
@@ -38,6 +41,7 @@ class ModalityConfig:
     columns: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...] | None
     time: str | None
+    clock: Clock
     item: str | None
     value: str | None
     take: Take
@@ -58,6 +62,8 @@ class TablesConfig:
     site: str | None
     covariates: tuple[str, ...]
     start: str | None
+    start_clock: Clock
+    clock: Clock
     unit: Unit
     cut: float | None
     label_file: Path
@@ -134,7 +140,9 @@ def read_config(config: Any, *, scoring: bool) -> TablesConfig:
         "config['patients']",
         ("file", "id", "patient", "site", "covariates"),
     )
-    time = _Node(root.get("time") or {}, "config['time']", ("start", "unit", "cut"))
+    time_keys = ("start", "unit", "cut", "zone", "format")
+    time = _Node(root.get("time") or {}, "config['time']", time_keys)
+    start, start_clock = _time(time, "start")
     label_keys = ("file", "columns", "classes", "task")
     label = _Node(root.get("label") or {}, "config['label']", label_keys)
     missing_keys = ("values", "text", "rows", "labels")
@@ -157,7 +165,9 @@ def read_config(config: Any, *, scoring: bool) -> TablesConfig:
         patient=patients.text("patient"),
         site=patients.text("site"),
         covariates=patients.words("covariates"),
-        start=time.text("start"),
+        start=start,
+        start_clock=start_clock,
+        clock=_clock(time),
         unit=time.choice("unit", get_args(Unit), "hours"),
         cut=_cut(time),
         label_file=folder / (label.text("file") or "") if label.get("file") else file,
@@ -235,11 +245,36 @@ def _cut(time: _Node) -> float | None:
     cut = time.get("cut", required=True)
     if cut == "none":
         return None
+    where, advice = "config['time']['cut']", "Write cut: 24 and unit: hours, or none"
+    if isinstance(cut, str):
+        raise ValueError(f"{where} is {cut!r}, no number. {advice}; without quotes")
     if isinstance(cut, bool) or not isinstance(cut, (int, float)):
+        raise ValueError(f"{where} is {cut!r:.40}, no number. {advice}")
+    if not math.isfinite(cut):
+        raise ValueError(f"{where} is {cut!r}, no moment. {advice}, where all may enter")
+    if cut < 0:
         raise ValueError(
-            f"config['time']['cut'] is {cut!r}, no number. Write cut: 24 and unit: hours, or none"
+            f"{where} is {cut!r}, before time zero. {advice}; to predict earlier, name an earlier "
+            "column as config['time']['start']"
         )
     return float(cut)
+
+
+def _time(node: _Node, key: str) -> tuple[str | None, Clock]:
+    """A column of times: its name, or a mapping that says more of it."""
+    given = node.get(key)
+    if not isinstance(given, Mapping):
+        return node.text(key), Clock()
+    told = _Node(given, node.place(key), ("column", "format", "zone"))
+    return told.text("column", required=True), _clock(told)
+
+
+def _clock(node: _Node) -> Clock:
+    form, zone = node.text("format"), node.text("zone")
+    return Clock(
+        format=None if form is None else check_format(form, node.place("format")),
+        zone=None if zone is None else check_zone(zone, node.place("zone")),
+    )
 
 
 def _modality(name: str, entry: Any, folder: Path, file: Path, *, timed: bool) -> ModalityConfig:
@@ -260,6 +295,7 @@ def _modality(name: str, entry: Any, folder: Path, file: Path, *, timed: bool) -
         )
         columns = list(columns)
     given = node.text("file")
+    time, clock = _time(node, "time")
     modality = ModalityConfig(
         name=name,
         where=where,
@@ -267,7 +303,8 @@ def _modality(name: str, entry: Any, folder: Path, file: Path, *, timed: bool) -
         file=file if given is None else folder / given,
         columns=_words(columns, f"{where}['columns']"),
         levels=levels,
-        time=node.text("time"),
+        time=time,
+        clock=clock,
         item=node.text("item"),
         value=node.text("value", required=node.get("item") is not None),
         take=node.choice("take", get_args(Take), "last"),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -19,13 +19,45 @@ from dfdlib.data._tables_files import (
     SUFFIXES,
     is_number,
     looks_like_cells,
-    number,
     open_file,
     readable,
 )
+from dfdlib.data._times import (
+    FORMATS,
+    Clock,
+    Edge,
+    Times,
+    column_type,
+    format_for,
+    missing_word,
+    read_times,
+    shape,
+)
 from dfdlib.data._validate import unknown
 
-_SECONDS = {"minutes": 60, "hours": 3600, "days": 86400}
+_MICROSECONDS = {"minutes": 60_000_000, "hours": 3_600_000_000, "days": 86_400_000_000}
+
+# What the time zeros are: there is none, a moment of UTC, what a wall clock showed, or a number.
+Zero = Literal["none", "moment", "wall", "offset"]
+
+_ZONE = (
+    "Say where the clocks hung that wrote the times without an offset: time: {zone: Europe/Berlin, "
+    "…}, or for one column time: {column: …, zone: …}"
+)
+
+_LIFE = 120 * 365.25 * 86_400_000_000  # nobody was measured longer before, or after, than that
+
+# Numbers that can be nothing but dates: 20240304, and seconds or less since 1970.
+_DATED = (
+    "abs({0}) >= 1e8 OR ({0} BETWEEN 18000101 AND 22001231 AND "
+    "TRY_STRPTIME(CAST(TRY_CAST({0} AS BIGINT) AS VARCHAR), '%Y%m%d') IS NOT NULL)"
+)
+
+
+def _line(key: str, column: str, form: str) -> str:
+    """The line of the configuration that declares a format."""
+    return f"{key}: {{column: {column}, format: {form}}}"
+
 
 # How one id may be written in two ways: in words, and what makes both alike.
 _WAYS = {
@@ -53,6 +85,7 @@ class Tables:
         self._types: dict[Path, dict[str, str]] = {}
         self._verified: set[Path] = set()
         self._sources: dict[Path, str] = {}
+        self._kinds: dict[tuple[Path, str], str] = {}
         self._places = {m.file: f"{m.where}['file']" for m in config.modalities}
         self._places[config.label_file] = "config['label']['file']"
         self._places[config.file] = "config['patients']['file']"
@@ -80,9 +113,13 @@ class Tables:
             ValueError: A row without a time zero, or one that is neither a time nor a number.
         """
         rows = pd.DataFrame({"id": ids, "position": np.arange(len(ids)), "start": 0.0})
-        self._stamped = False
+        self._zero: Zero = "none"
+        self._declared: str | None = None
         if self.config.start is not None:
-            rows["start"] = self._starts(self.config.start, ids)
+            self._zero, rows["start"] = self._starts(self.config.start)
+            self._declared = self._clock(
+                self.config.start_clock, self.config.file, self.config.start
+            ).format
         self.connection.register("given_rows", rows)
         self.connection.execute("CREATE TEMP TABLE row_of AS SELECT * FROM given_rows")
         # from here on rows are told by their position, so files may be read out of order
@@ -113,28 +150,30 @@ class Tables:
             self._check(modality.file, [(time, f"{modality.where}['time']")])
         flag, text = self._flag_and_text(modality)
         t, told, early = "0.0", "NULL", "TRUE"
+        source = self._sources[modality.file]
         if time is not None:
-            told = self._cell(f"e.{quoted(time)}")
-            t = self._time(told)
+            source, times = self._times(modality)
+            told, t = "e.dfdlib_told", self._since_zero(times)
             early = "TRUE" if self.config.cut is None else f"t <= {self.config.cut!r}"
         with self._reading(modality.file):
             self.connection.execute(f"""
                 CREATE OR REPLACE TEMP TABLE cell AS
-                SELECT position, t, flag, text, any_value(bad_time) AS bad_time, count(*) AS times
+                SELECT position, t, flag, text, count(*) AS times,
+                    any_value(t IS NULL AND told IS NOT NULL) AS bad_time
                 FROM (
                     SELECT r.position, {t} AS t, {flag} AS flag, {text} AS text, hash(e) AS row,
-                           CASE WHEN {t} IS NULL THEN {told} END AS bad_time
-                    FROM {self._sources[modality.file]} e
+                           {told} AS told
+                    FROM {source} e
                     JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
                 ) WHERE text IS NOT NULL AND flag IS NOT NULL AND (t IS NULL OR {early})
                 GROUP BY position, t, flag, text, row
             """)
         without, twice, bad = self._one(
-            "SELECT count(*) FILTER (WHERE t IS NULL), coalesce(sum(times - 1), 0), min(bad_time) "
-            "FROM cell"
+            "SELECT count(*) FILTER (WHERE t IS NULL), coalesce(sum(times - 1), 0), "
+            "count(*) FILTER (WHERE bad_time) FROM cell"
         )
-        if bad is not None:
-            raise ValueError(self._bad_time(f"{modality.where}['time']", modality.file, bad))
+        if bad:
+            raise ValueError(self._bad_time(modality, flag, text))
         if without:
             self.notes.append(
                 f"{modality.where}: {without} values of {modality.file.name} have no {time!r} and "
@@ -146,6 +185,8 @@ class Tables:
                 "more, in rows that are the same in every column. Each counts once"
             )
         self.meet(modality.file)
+        if time is not None:
+            self._look_at_window(modality)
         self.connection.execute("DELETE FROM cell WHERE t IS NULL")
 
     def meet(self, file: Path) -> None:
@@ -271,48 +312,236 @@ class Tables:
             + (f"Did you mean {min(hint)!r}?" if hint else "Leave it out, or name another")
         )
 
-    def _starts(self, start: str, ids: Sequence[str]) -> np.ndarray:
-        """Seconds of the time zeros where these are times, or the numbers that they are."""
+    # ------------------------------------------------------------ time
+
+    def _starts(self, start: str) -> tuple[Zero, np.ndarray]:
+        """What the time zeros are, and their microseconds where these are times, else numbers."""
         where, file = "config['time']['start']", self.config.file
-        texts = self.patients([(start, where)])[start]
-        given = pd.DataFrame({"text": texts})
-        self.connection.register("given_starts", given)
-        read = self.fetch(
-            "SELECT try_cast(text AS DOUBLE) AS number, "
-            "epoch(try_cast(text AS TIMESTAMP)) AS stamp FROM given_starts"
+        self._check(file, [(start, where)])
+        column, clock = quoted(start), self.config.start_clock
+        times = self._read(file, start, column, "dfdlib_told", clock, where, edge="first")
+        with self._reading(file):
+            read = self.fetch(
+                f"SELECT dfdlib_told AS text, {times.moment} AS moment, {times.zoned} AS zoned, "
+                f"{times.number} AS number, {times.duration} / {self._unit} AS duration FROM "
+                f"(SELECT {column}, {missing_word(self._cell(column))} AS dfdlib_told FROM "
+                f"{self._sources[file]})"
+            )
+        texts = np.ma.asarray(read["text"]).tolist()  # None where there is none
+        moment, number, duration = (
+            np.ma.filled(read[name].astype(float), np.nan)
+            for name in ("moment", "number", "duration")
         )
-        number, stamp = (np.ma.filled(read[name], np.nan) for name in ("number", "stamp"))
-        self._stamped = not np.isfinite(number).any()
-        starts = stamp if self._stamped else number
-        bad = ~np.isfinite(starts)
+        zoned = np.ma.filled(read["zoned"], False).astype(bool)
+        stamped = np.isfinite(moment)
+        offsets = np.where(np.isfinite(number), number, duration)
+        # one that is a time among numbers, or a number among times, is refused
+        zero = moment if stamped.any() else offsets
+        bad = ~np.isfinite(zero)
         if bad.any():
             row = int(bad.argmax())
-            if pd.isna(texts[row]):
+            told = texts[row]
+            if told is None:
                 raise ValueError(
-                    f"{where}: row {ids[row]!r} of {file.name} has no {start!r}. Leave the row "
-                    "out, or fill its time zero in"
+                    f"{where}: row {row + 1} of {file.name} has no {start!r}. Leave the row out, "
+                    "or fill its time zero in"
                 )
-            raise ValueError(self._bad_time(where, file, str(texts[row])))
-        return starts
+            others = " beside dates" if stamped.any() and is_number(told) else ""
+            raise ValueError(
+                f"{where}: row {row + 1} of {file.name} holds {shape(told)}{others}, which is no "
+                f"time{self._advice(told, start, 'start', stamped=True)}"
+            )
+        if stamped.any():
+            if zoned.any() and not zoned.all():
+                with_, without = int(zoned.argmax()), int((~zoned).argmax())
+                raise ValueError(
+                    f"{where}: row {with_ + 1} of {file.name} has an offset, and row {without + 1} "
+                    f"has none. {_ZONE}"
+                )
+            return ("moment" if zoned.all() else "wall"), zero
+        form = self._clock(clock, file, start).format
+        if form != "number" and np.isfinite(number).any():
+            self._refuse_dates(number[np.isfinite(number)], texts, start)
+        return "offset", zero
 
-    def _time(self, cell: str) -> str:
+    def _refuse_dates(self, numbers: np.ndarray, texts: Sequence[str | None], start: str) -> None:
+        """Refuse time zeros that look like dates written as numbers."""
+        years = (numbers >= 1800) & (numbers <= 2200) & (numbers == np.floor(numbers))
+        large = (numbers >= 10_000).all()  # since a plain zero, somebody comes early
+        self.connection.register("given_numbers", pd.DataFrame({"x": numbers}))
+        dated = self.fetch(f"SELECT bool_or({_DATED.format('x')}) AS any FROM given_numbers")["any"]
+        if not (dated[0] or large or years.all()):
+            return
+        told = str(texts[0])
+        form = format_for(told)
+        advice = "Write whole dates" if form is None else f"Say so: {_line('start', start, form)}"
+        raise ValueError(
+            f"config['time']['start']: {start!r} of {self.config.file.name} holds numbers "
+            f"({shape(told)} in row 1) that may be dates. {advice}, or format: number where they "
+            f"are {self.config.unit} since some zero (formats: {', '.join(FORMATS)}, or a pattern "
+            'such as "%d.%m.%Y")'
+        )
+
+    def _kind(self, file: Path, column: str) -> str:
+        if (file, column) not in self._kinds:
+            self._kinds[file, column] = column_type(
+                self.connection, self._sources[file], column, file
+            )
+        return self._kinds[file, column]
+
+    def _clock(self, clock: Clock, file: Path, column: str) -> Clock:
+        """What is declared of a column, or else of all; types say more than formats of all."""
+        kind = self._kind(file, column)
+        typed = kind.startswith(("TIMESTAMP", "DATE", "DURATION", "INTERVAL"))
+        form = None if typed else self.config.clock.format
+        return Clock(clock.format or form, clock.zone or self.config.clock.zone)
+
+    def _read(
+        self, file: Path, name: str, column: str, cell: str, clock: Clock, where: str, *, edge: Edge
+    ) -> Times:
+        kind = self._kind(file, name)
+        try:
+            return read_times(column, cell, kind, clock=self._clock(clock, file, name), edge=edge)
+        except ValueError as error:
+            raise ValueError(f"{where}: {name!r} of {file.name} {error}") from None
+
+    def _times(self, modality: ModalityConfig) -> tuple[str, Times]:
+        """What to read a modality's rows from, and the expressions of what their times mean.
+
+        The rows have one more column, `dfdlib_told`: their time as text. It is put together once,
+        for DuckDB takes seconds to plan a query in which it stands dozens of times.
+        """
+        assert modality.time is not None
+        column = quoted(modality.time)
+        source = (
+            f"(SELECT *, {missing_word(self._cell(column))} AS dfdlib_told "
+            f"FROM {self._sources[modality.file]})"
+        )
+        return source, self._read(
+            modality.file,
+            modality.time,
+            f"e.{column}",
+            "e.dfdlib_told",
+            modality.clock,
+            f"{modality.where}['time']",
+            edge="last",
+        )
+
+    @property
+    def _stamped(self) -> bool:
+        return self._zero in ("moment", "wall")
+
+    @property
+    def _unit(self) -> int:
+        return _MICROSECONDS[self.config.unit]
+
+    def _since_zero(self, times: Times) -> str:
         """The expression of a time, counted from the row's time zero in the chosen unit."""
         if not self._stamped:
-            return f"({number(cell)} - r.start)"
-        # a date without a clock may mean any moment of its day: the last, so that nothing leaks
-        day = f"CASE WHEN length({cell}) <= 10 THEN 86400 ELSE 0 END"
-        unit = _SECONDS[self.config.unit]
-        return f"((epoch(try_cast({cell} AS TIMESTAMP)) + {day} - r.start) / {unit})"
+            return f"(coalesce({times.number}, {times.duration} / {self._unit}) - r.start)"
+        # a plain number is no date, unless a format says that it counts from time zero
+        plain = times.number if times.moment == Times.moment else "NULL"
+        same = times.zoned if self._zero == "moment" else f"NOT {times.zoned}"
+        return (
+            f"coalesce((CASE WHEN {same} THEN {times.moment} END - CAST(r.start AS BIGINT)) / "
+            f"{self._unit}, {times.duration} / {self._unit}, {plain})"
+        )
 
-    def _bad_time(self, where: str, file: Path, text: str) -> str:
-        if self._stamped or where.endswith("['start']"):
-            advice = "Write times as 2031-12-24 18:30, or list it in config['missing']['values']"
-        else:
-            advice = (
-                f"Write {self.config.unit} since time zero, or name the column that holds time "
-                "zero: config['time']['start']"
+    def _bad_time(self, modality: ModalityConfig, flag: str, text: str) -> str:
+        """Say what is wrong with the first time that cannot be read, in which row."""
+        source, times = self._times(modality)
+        where, file = f"{modality.where}['time']", modality.file
+        rows = f"(SELECT *, row_number() OVER () AS dfdlib_row FROM {source})"
+        self.connection.execute("SET preserve_insertion_order = true")
+        row, cell, moment, zoned = self._one(f"""
+            SELECT dfdlib_row, told, moment, zoned FROM (
+                SELECT dfdlib_row, e.dfdlib_told AS told, {flag} AS flag, {text} AS text,
+                    {self._since_zero(times)} AS t, {times.moment} AS moment, {times.zoned} AS zoned
+                FROM {rows} e
+                JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
+            ) WHERE t IS NULL AND told IS NOT NULL AND text IS NOT NULL AND flag IS NOT NULL
+            ORDER BY dfdlib_row LIMIT 1
+        """)
+        start = f"{where}: row {row} of {file.name}"
+        if moment is not None and self._stamped:
+            form = self._clock(modality.clock, file, str(modality.time)).format or ""
+            here, there = ("an", "none") if zoned else ("no", "one")
+            has = "counts from 1970 in UTC" if form.startswith("epoch") else f"has {here} offset"
+            return (
+                f"{start} {has}, and {self.config.start!r} of {self.config.file.name} has "
+                f"{there}. {_ZONE}"
             )
-        return f"{where}: {text!r} in {file.name} is no time. {advice}"
+        advice = self._advice(cell, str(modality.time), "time", stamped=self._stamped)
+        why = "which is no time"
+        if moment is not None:
+            zero = self.config.start
+            why = "and there is no time zero" if zero is None else f"and {zero!r} holds numbers"
+        return f"{start} holds {shape(cell)}, {why}{advice}"
+
+    def _advice(self, text: str, column: str, key: str, *, stamped: bool) -> str:
+        """What to type where a cell is no time: the end of a message."""
+        form = format_for(text)
+        since = f"format: number where they are {self.config.unit} since time zero"
+        if form is not None and (stamped or form == "duration"):
+            swapped = ", or with %m before %d" if form.startswith('"%d') and "%m" in form else ""
+            more = f", or {since}" if is_number(text) else ""
+            return f" without a format. Write {_line(key, column, form)}{swapped}{more}"
+        if stamped and is_number(text):
+            return f". Write times as 2031-12-24 18:30, or {since}"
+        if stamped:
+            return ". Write times as 2031-12-24 18:30, or list it in config['missing']['values']"
+        return (
+            f". Write {self.config.unit} since time zero, or name the column that holds time zero: "
+            "config['time']['start']"
+        )
+
+    def _look_at_window(self, modality: ModalityConfig) -> None:
+        """Refuse dates written as numbers, and say where nearly all rows lie outside the window."""
+        source, times = self._times(modality)
+        file, cut = modality.file, self.config.cut
+        late = "false" if cut is None else f"t > {cut!r}"
+        with self._reading(file):
+            rows, outside, dated, numbers, midnight, inside = self._one(f"""
+                SELECT coalesce(sum(n), 0), coalesce(sum(n - inside), 0), coalesce(sum(dated), 0),
+                    coalesce(sum(numbers), 0), coalesce(sum(midnight), 0),
+                    coalesce(median(inside), 0)
+                FROM (
+                    SELECT position, count(*) AS n,
+                        count(*) FILTER (NOT ({late} OR abs(t) > {_LIFE / self._unit})) AS inside,
+                        count(*) FILTER ({_DATED.format("number")}) AS dated,
+                        count(number) AS numbers, count(*) FILTER (midnight) AS midnight
+                    FROM (
+                        SELECT r.position, {self._since_zero(times)} AS t, {times.number} AS number,
+                            regexp_matches(e.dfdlib_told, '[T ]00?:00(:00([.]0+)?)?$') AS midnight
+                        FROM {source} e
+                        JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
+                    ) WHERE t IS NOT NULL GROUP BY position
+                )
+            """)
+        declared = self._clock(modality.clock, file, str(modality.time)).format
+        if numbers and dated == numbers and "number" not in (declared, self._declared):
+            raise ValueError(
+                f"{modality.where}['time']: {modality.time!r} of {file.name} holds numbers that "
+                f"are dates, or seconds since 1970, and no {self.config.unit} since time zero. "
+                "Name the column of time zero, config['time']['start'], and say what they are: "
+                f'time: {{column: {modality.time}, format: "%Y%m%d"}}, or format: epoch'
+            )
+        if rows >= 10 and midnight == rows:
+            self.notes.append(
+                f"{modality.where}: every {modality.time!r} of {file.name} is at midnight, and "
+                "counts as known then. Where these are dates, write them without a clock "
+                "(2031-12-24): each then counts as the end of its day"
+            )
+        # a monitor goes on for days after an early cut, but then everybody has rows before it
+        if rows >= 10 and outside >= 0.9 * rows and (outside >= 0.98 * rows or inside < 3):
+            window = "over 120 years from time zero"
+            if cut is not None:
+                window = f"after the cut ({cut:g} {self.config.unit}), or {window}"
+            self.notes.append(
+                f"{modality.where}: {int(100 * outside / rows)} % of the rows of {file.name} that "
+                f"belong to the cohort lie {window}. Check unit: {self.config.unit}, and the "
+                f"format and zone of {modality.time!r}"
+            )
 
     def _frame(self, file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
         self._check(file, columns)

@@ -13,6 +13,7 @@ No expression here asks for the session's zone, so none depends on the machine's
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -179,7 +180,8 @@ def _typed(column: str, kind: str, edge: Edge) -> dict[str, str] | None:
         moment, zoned = f"epoch_us({column})", "true"
     else:
         return None
-    finite = f"CASE WHEN isfinite({column}) THEN {moment} END"
+    whole = "TIMESTAMP" if zoned == "false" else "TIMESTAMP WITH TIME ZONE"
+    finite = f"CASE WHEN isfinite(CAST({column} AS {whole})) THEN {moment} END"
     return {"moment": _plausible(finite), "zoned": zoned}
 
 
@@ -356,7 +358,9 @@ def check_zone(zone: str, where: str) -> str:
             f"{where}: {zone!r} is no zone by its city. Write for example Europe/Berlin, "
             "America/New_York or UTC"
         )
-    raise ValueError(f"{where}: {unknown(zone, sorted(_zones()), 'zone')}")
+    near = get_close_matches(zone, sorted(_zones()), n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "Write for example Europe/Berlin"
+    raise ValueError(f"{where}: {zone!r} is no zone of the IANA list. {hint}")
 
 
 @cache
@@ -413,8 +417,11 @@ def shape(text: str) -> str:
         ('8 digits', 'a date that does not begin with its year', 'a date with an offset')
     """
     text = text.strip()
+    year = re.match(r"(\d{4})[-/]\d", text)
+    if year is not None and not 1700 <= int(year[1]) < 2300:
+        return "a date in a year far away"
     kinds = {
-        r"\d+": f"{len(text)} digits",
+        r"\d{2,}": f"{len(text)} digits",
         r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?": "a number",
         rf"(?i){_DATE}[T ]{_CLOCK}{_OFFSET}": "a date with an offset",
         rf"(?i){_DATE}[T ]{_CLOCK}": "a date with a clock and no offset",
@@ -441,8 +448,8 @@ def format_for(text: str) -> str | None:
               16: "epoch_us", 19: "epoch_ns"}  # fmt: skip
     if re.fullmatch(r"\d+(\.\d*)?", text):
         whole = text.split(".")[0]
-        form = digits.get(len(whole), "excel")
-        return form if form in FORMATS else f'"{form}"'
+        form = digits.get(len(whole), "excel" if len(whole) in (5, 6) else None)
+        return form if form is None or form in FORMATS else f'"{form}"'
     if re.fullmatch(r"[-+]?\d+:\d{2}(:\d{2}(\.\d+)?)?", text):
         return "duration"
     found = re.fullmatch(

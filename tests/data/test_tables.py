@@ -434,15 +434,17 @@ REFUSED = {
     ),
     "start that is no time": (
         {"time__start": "ward"},
-        r"config\['time'\]\['start'\]: 'medical' in stays.csv is no time. Write times as 2031",
+        r"config\['time'\]\['start'\]: row 1 of stays.csv holds a word \(7 characters\), which "
+        "is no time. Write times as 2031",
     ),
     "start that is missing": (
         {"time__start": "bmi"},
-        r"config\['time'\]\['start'\]: row '008' of stays.csv has no 'bmi'",
+        r"config\['time'\]\['start'\]: row 2 of stays.csv has no 'bmi'",
     ),
     "times without a start": (
         {"time__start": None},
-        LABS_KEY + r"\['time'\]: '2031-03-01 09:00' in labs.csv is no time. Write hours since",
+        LABS_KEY + r"\['time'\]: row 1 of labs.csv holds a date with a clock and no offset, and "
+        "there is no time zero. Write hours since",
     ),
     "words as numbers": (
         {"modalities__background__columns": ["age", "sex"]},
