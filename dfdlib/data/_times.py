@@ -85,7 +85,7 @@ class Times:
 def column_type(connection: Any, source: str, column: str, file: Path) -> str:
     """Name the type of a column as DuckDB does, but as Arrow wrote it where DuckDB cannot know.
 
-    DuckDB reads an Arrow duration as whole numbers, and forgets the zone of old timestamps.
+    DuckDB reads an Arrow duration as whole numbers.
 
     Args:
         connection: Of DuckDB.
@@ -100,8 +100,6 @@ def column_type(connection: Any, source: str, column: str, file: Path) -> str:
     stored = pq.read_schema(file).field(column).type
     if pa.types.is_duration(stored):
         return f"DURATION[{stored.unit}]"
-    if pa.types.is_timestamp(stored) and stored.tz is not None and kind == "TIMESTAMP":
-        return "TIMESTAMP IN UTC"
     return kind
 
 
@@ -176,7 +174,7 @@ def _typed(column: str, kind: str, edge: Edge) -> dict[str, str] | None:
         moment, zoned = _thousandth(f"epoch_ns({column})", edge), "true"
     elif kind in ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS"):
         moment, zoned = f"epoch_us(CAST({column} AS TIMESTAMP))", "false"
-    elif kind == "TIMESTAMP IN UTC" or kind == "TIMESTAMP WITH TIME ZONE":
+    elif kind == "TIMESTAMP WITH TIME ZONE":
         moment, zoned = f"epoch_us({column})", "true"
     else:
         return None

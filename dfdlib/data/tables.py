@@ -34,7 +34,29 @@ def from_tables(
 
     Nothing that was recorded after the cut enters: a row of a file later than `cut` after the
     row's time zero is never read further, one without a time does not enter (with a warning that
-    counts them), and a date without a clock counts as the end of its day.
+    counts them), and a date without a clock counts as the end of its day; as time zero, as its
+    beginning.
+
+    Times:
+        - The name of a column of times may become `{column, format, zone}`; `format` and `zone`
+          below `time` hold for all columns that say nothing else.
+        - Times with an offset (`2031-12-24 18:30-05:00`, `…Z`) and timestamps of parquet with a
+          zone become UTC. Times with and without one are refused together, in one column or two,
+          unless a `zone` (Europe/Berlin, UTC) says where clocks without one hung. It knows their
+          summers; an hour that came twice, or never, counts as the later of the two possible
+          moments, as time zero as the earlier. Without any zone, a day has 24 hours. The zone of
+          the machine has no part in it.
+        - Dates that do not begin with their year need a `format`: "%d.%m.%Y %H:%M", as of
+          `strptime`. So do numbers that stand for dates: "%Y%m%d"; `excel` (days since 1899-12-30;
+          a whole one is a date without a clock); `epoch`, `epoch_ms`, `epoch_us`, `epoch_ns` (since
+          1970 in UTC).
+        - Numbers are in `unit` since time zero, or where `start` holds numbers since the zero of
+          these. Where all of `start` are 10,000 or more, or years, these may be dates, and `format:
+          number` has to say that they are not; so do numbers beside a `start` of dates.
+        - Durations, as columns of parquet or `1 days 02:00:00` and `P1DT2H` in text, count from
+          time zero; `26:00:00` needs `format: duration`.
+        - A warning says where 90 % of the rows of a file lie outside the window, as with another
+          unit, or where every time is at midnight, so that these may be dates.
 
     Kinds:
         - vector: numbers, one feature per column; of several before the cut, `take` says which.
