@@ -1,6 +1,6 @@
 """What the estimators read: arms, an outcome and covariates, checked once."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,13 @@ import pandas as pd
 
 from dfdlib.causal._names import check_name, spell
 from dfdlib.causal._paths import conditioned, walk
+from dfdlib.causal.arrays import NUMBERS, numbers, plain, same_order
+from dfdlib.causal.arrays import levels as read_levels
 from dfdlib.causal.graphs import check_adjustment
 from dfdlib.causal.missingness import indicators
 
 MOST_LEVELS = 20
+FEW = 10  # what fewer rows have in common is not named in a message: it is what these patients have
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ def read_arms(
     propensity: Any,
 ) -> Arms:
     """Read columns of a table, or arrays, and refuse what no estimator can use."""
+    data, (outcome, adjust, treatment, propensity) = together(
+        data, outcome=outcome, adjust=adjust, treatment=treatment, propensity=propensity
+    )
     y, covariates = read_columns(data, outcome, adjust)
     _refuse_missing(covariates)
     known = None if propensity is None else _probabilities(data, propensity, len(y))
@@ -80,7 +86,7 @@ def read_arms(
                 raise ValueError(f"the {role} {name!r} has another role too: give it only one.")
     if graph is not None:
         _check_graph(data, graph, outcome, treatment, covariates)
-    values = y.to_numpy(dtype=float, na_value=np.nan)
+    values = y.to_numpy(dtype=float)
     if treatment is None:
         if control is not None:
             raise ValueError("control names an arm of a treatment, and there is no treatment.")
@@ -88,7 +94,7 @@ def read_arms(
         arm, seen_with = np.where(missing, -1, 0), None if known is None else known[:, None]
         filled = np.where(missing, 0.0, values)
         return Arms(None, ("observed",), arm, filled, str(y.name), covariates, 0, seen_with)
-    t = _column(data, treatment, "treatment")
+    t = _treatment(data, treatment)
     if len(t) != len(y):
         raise ValueError(f"treatment has {len(t)} rows and outcome {len(y)}: they must agree.")
     _refuse_missing(pd.DataFrame({t.name: t}))
@@ -111,11 +117,29 @@ def read_arms(
 def read_columns(
     data: pd.DataFrame | None, outcome: Any, adjust: Any
 ) -> tuple[pd.Series, pd.DataFrame]:
-    """Read the outcome and the covariates, from a table by name or as arrays."""
+    """Read the outcome and the covariates, from a table by name or as arrays in one order."""
     y = _column(data, outcome, "outcome")
-    if y.dtype.kind not in "biuf":
-        raise ValueError(f"the outcome must be numbers, got {y.dtype}. Code it as 0 and 1.")
-    return y, _covariates(data, adjust, len(y))
+    try:
+        values = numbers(y, "the outcome")
+    except ValueError as error:
+        raise ValueError(f"the outcome must be numbers: {error}") from None
+    return pd.Series(values, name=y.name), _covariates(data, adjust, len(y))
+
+
+def together(data: Any, **given: Any) -> tuple[pd.DataFrame | None, list[Any]]:
+    """Read a table, or bring arrays into one order by their labels."""
+    if data is None:
+        there = {what: value for what, value in given.items() if value is not None}
+        named = {what: value for what, value in there.items() if isinstance(value, str)}
+        rows = same_order(**{what: value for what, value in there.items() if what not in named})
+        return None, [{**named, **rows}.get(what) for what in given]
+    table = plain(data, "the table")
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"fit takes a table first, got a {type(data).__name__}. Pass a DataFrame and the names "
+            f"of its columns, or arrays by name: fit(outcome=y, treatment=t, adjust=z)."
+        )
+    return table, list(given.values())
 
 
 def missing_outcome(values: np.ndarray) -> np.ndarray:
@@ -164,20 +188,48 @@ def _coded(covariates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column(data: pd.DataFrame | None, values: Any, role: str) -> pd.Series:
+    """Read one value per row; nothing is lost of what it held."""
     if data is not None:
         if not isinstance(values, str):
-            raise ValueError(f"with a table, {role} is the name of a column, got {values!r}.")
+            raise ValueError(
+                f"with a table, {role} is the name of a column, got a {type(values).__name__}."
+            )
         check_name(values, data.columns, "column")
-        return data[values].reset_index(drop=True)
+        return _once(data[values].reset_index(drop=True), values)
     if isinstance(values, str):
         raise ValueError(
             f"{role}={values!r} names a column, but no table was given: fit(table, ...), or pass "
             f"the values."
         )
-    array = np.asarray(values)
+    if isinstance(values, pd.Series):
+        return values.reset_index(drop=True).rename(role if values.name is None else values.name)
+    array = values if isinstance(values, np.ndarray) else _listed(values, role)
     if array.ndim != 1:
         raise ValueError(f"{role} must have one value per row, got shape {array.shape}.")
-    return pd.Series(array, name=getattr(values, "name", None) or role)
+    return pd.Series(array, name=role)
+
+
+def _listed(values: Any, role: str) -> np.ndarray:
+    """Read a list, a frame or what else is no array: as levels, which keep words and numbers."""
+    if isinstance(values, pd.DataFrame):
+        return values.to_numpy()
+    if not isinstance(values, (list, tuple, range, pd.Index)) and not hasattr(values, "__array__"):
+        raise ValueError(
+            f"{role} must have one value per row, got a {type(values).__name__}. Pass an array."
+        )
+    return read_levels(values, role) if role == "treatment" else numbers(values, role)
+
+
+def _once(column: Any, name: str) -> pd.Series:
+    """Refuse a name that stands for several columns."""
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(f"{column.shape[1]} columns of the table are called {name!r}: rename one.")
+    return column
+
+
+def _treatment(data: pd.DataFrame | None, values: Any) -> pd.Series:
+    column = _column(data, values, "treatment")
+    return pd.Series(read_levels(column, f"treatment {column.name!r}"), name=column.name)
 
 
 def _covariates(data: pd.DataFrame | None, adjust: Any, n: int) -> pd.DataFrame:
@@ -185,16 +237,48 @@ def _covariates(data: pd.DataFrame | None, adjust: Any, n: int) -> pd.DataFrame:
         names = [adjust] if isinstance(adjust, str) else list(adjust)
         for name in names:
             check_name(name, data.columns, "column")
-        return data[names].reset_index(drop=True)
+            _once(data[name], name)
+        return _settled(data[names].reset_index(drop=True))
+    if isinstance(adjust, str | Mapping):
+        given = f"the word {adjust!r}" if isinstance(adjust, str) else "a dict"
+        raise ValueError(
+            f"adjust is {given}, and no table was given. Pass fit(table, ...) with names of "
+            f"columns, or an array or a DataFrame with one row per patient."
+        )
     if isinstance(adjust, pd.DataFrame | pd.Series):
         table = pd.DataFrame(adjust).reset_index(drop=True)
     else:
-        array = np.asarray(adjust)
+        array = adjust if isinstance(adjust, np.ndarray) else _table(adjust)
         array = np.empty((n, 0)) if array.size == 0 else array.reshape(len(array), -1)
         table = pd.DataFrame(array, columns=[f"adjust_{i}" for i in range(array.shape[1])])
     if len(table) != n:
         raise ValueError(f"adjust has {len(table)} rows and outcome {n}: they must agree.")
-    return table
+    for name in table.columns:
+        _once(table[name], name)
+    return _settled(table)
+
+
+def _table(adjust: Any) -> np.ndarray:
+    """Read a list of values, or of rows."""
+    if isinstance(adjust, (list, tuple, range)) and all(np.ndim(each) == 0 for each in adjust):
+        values = np.empty(len(adjust), dtype=object)
+        values[:] = adjust
+        return values
+    return numbers(adjust, "adjust")
+
+
+def _settled(table: pd.DataFrame) -> pd.DataFrame:
+    """Make each covariate numbers or words, and refuse dates and what else is neither."""
+    columns = {}
+    for name, column in table.items():
+        words = isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype)
+        if column.dtype == object:
+            kind = pd.api.types.infer_dtype(column, skipna=True)
+            words = kind not in (*NUMBERS, "complex") and "date" not in kind and "time" not in kind
+            if words:
+                column = pd.Series(read_levels(column, f"covariate {name!r}"))
+        columns[name] = column if words else numbers(column, f"covariate {name!r}")
+    return pd.DataFrame(columns, index=table.index)
 
 
 def _refuse_missing(table: pd.DataFrame) -> None:
@@ -213,7 +297,7 @@ def _refuse_missing(table: pd.DataFrame) -> None:
 def _check_levels(name: str, levels: tuple[Hashable, ...], control: Any) -> None:
     if len(levels) == 1:
         raise ValueError(
-            f"treatment {name!r} is constant: every row has {levels[0]}. Two arms are needed to "
+            f"treatment {name!r} is constant: every row has the same level. Two arms are needed to "
             f"compare."
         )
     if len(levels) > MOST_LEVELS:
@@ -228,11 +312,13 @@ def _check_levels(name: str, levels: tuple[Hashable, ...], control: Any) -> None
 
 def _probabilities(data: pd.DataFrame | None, values: Any, n: int) -> np.ndarray:
     named = data is not None or isinstance(values, str)
-    p = np.asarray(_column(data, values, "propensity") if named else values, dtype=float)
-    if p.shape != (n,) or not ((p >= 0) & (p <= 1)).all():
+    column = _column(data, values, "propensity") if named else values
+    p = numbers(column, "propensity").astype(float)
+    inside = (p >= 0) & (p <= 1)
+    if p.shape != (n,) or not inside.all():
         raise ValueError(
-            f"propensity must be one probability per row, got shape {p.shape} for {n} rows with "
-            f"values from {p.min():.3g} to {p.max():.3g}."
+            f"propensity must be one probability per row, got shape {p.shape} for {n} rows, of "
+            f"which {(~inside).sum()} are missing or outside 0 to 1."
         )
     return p
 

@@ -9,7 +9,8 @@ from scipy.stats import t as student  # type: ignore[import-untyped]
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
 
-from dfdlib.causal._arms import design, missing_outcome, read_columns
+from dfdlib.causal._arms import design, missing_outcome, read_columns, together
+from dfdlib.causal.arrays import numbers, same_order
 
 
 class Pooled(NamedTuple):
@@ -52,12 +53,13 @@ def rubin(values: npt.ArrayLike, variances: npt.ArrayLike) -> Pooled:
         >>> round(pooled.value, 3), round(pooled.variance, 3), round(pooled.df, 3)
         (2.0, 1.833, 3.781)
     """
-    q, u = np.asarray(values, dtype=float), np.asarray(variances, dtype=float)
-    m = len(q)
-    if q.shape != u.shape or q.ndim != 1 or m < 2 or not (u >= 0).all():
+    given = same_order(values=values, variances=variances)
+    q, u = (numbers(each, what).astype(float) for what, each in given.items())
+    m = q.size
+    if q.shape != u.shape or q.ndim != 1 or m < 2 or np.isnan(q).any() or not (u >= 0).all():
         raise ValueError(
-            f"rubin needs at least two values and as many variances, none negative; got shapes "
-            f"{q.shape} and {u.shape}."
+            f"rubin needs at least two values and as many variances, none negative and none "
+            f"missing; got shapes {q.shape} and {u.shape}."
         )
     between = (1 + 1 / m) * q.var(ddof=1)
     total = u.mean() + between
@@ -118,8 +120,9 @@ class MultipleImputation:
             ValueError: For unknown columns, missing text, infinite values, or an outcome that is
                 never or always missing.
         """
+        data, (outcome, adjust) = together(data, outcome=outcome, adjust=adjust)
         y, covariates = read_columns(data, outcome, adjust)
-        values = y.to_numpy(dtype=float, na_value=np.nan)
+        values = y.to_numpy(dtype=float)
         missing = missing_outcome(values)
         if covariates.shape[1] == 0:
             raise ValueError("imputation needs something to impute from: name covariates, adjust=.")

@@ -8,7 +8,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dfdlib.causal._arms import Arms, design, strata
+from dfdlib.causal._arms import FEW, Arms, design, strata
 from dfdlib.causal._names import check_name
 
 EVERY_ROW = slice(None)
@@ -19,7 +19,8 @@ def check_model(model: Any, names: tuple[str, ...], role: str) -> None:
     if isinstance(model, str):
         check_name(model, names, f"choice for {role}")
     elif not hasattr(model, "fit"):
-        raise ValueError(f"{role} must be one of {', '.join(names)} or have fit, got {model!r}.")
+        given = f"a {type(model).__name__}"
+        raise ValueError(f"{role} must be one of {', '.join(names)} or have fit, got {given}.")
 
 
 def cells(arms: Arms, values: np.ndarray, codes: np.ndarray, n_strata: int) -> np.ndarray:
@@ -45,9 +46,14 @@ def check_strata(arms: Arms) -> tuple[np.ndarray, list[str], np.ndarray]:
             if wide
             else "Merge strata, leave these rows out, or use a model"
         )
+        where = f"stratum {names[stratum]} ({size} rows)"
+        if size < FEW:
+            where = (
+                f"a stratum of {', '.join(map(str, arms.covariates))} with fewer than {FEW} rows"
+            )
         raise ValueError(
-            f"no overlap: in stratum {names[stratum]} ({size} rows) nobody has "
-            f"{arms.name(arm)}, and so in {len(empty)} of {counts.size} cells. {advice}."
+            f"no overlap: in {where} nobody has {arms.name(arm)}, and so in {len(empty)} of "
+            f"{counts.size} cells. {advice}."
         )
     return codes, names, counts
 

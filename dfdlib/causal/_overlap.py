@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dfdlib.causal._arms import Arms, design, design_names
+from dfdlib.causal._arms import FEW, Arms, design, design_names
 
 ZERO = 1e-12  # what a propensity of 0 looks like after floating-point arithmetic
 # A gap is pointed out that is so unlikely under the propensity, and holds such a share of all rows.
@@ -31,8 +31,8 @@ def check_ranges(arms: Arms) -> None:
                 f"in both"
             )
             raise ValueError(
-                f"no overlap: {name} is at least {low[a]:.3g} wherever {arms.name(a)} and at most "
-                f"{high[b]:.3g} wherever {arms.name(b)}. A model would only extrapolate: {advice}."
+                f"no overlap: {name} is higher wherever {arms.name(a)} than anywhere where "
+                f"{arms.name(b)}. A model would only extrapolate: {advice}."
             )
 
 
@@ -68,9 +68,8 @@ def check_propensities(arms: Arms, e: np.ndarray) -> None:
                 else "adjust for less, or leave out rows that could be in one arm only"
             )
             raise ValueError(
-                f"no overlap: every row with {arms.name(arm)} has a propensity above "
-                f"{outside.max():.3g}, and every other row one below it. The covariates decide the "
-                f"arm: {advice}."
+                f"no overlap: every row with {arms.name(arm)} has a higher propensity of it than "
+                f"every other row. The covariates decide the arm: {advice}."
             )
 
 
@@ -126,9 +125,8 @@ def warn_of_gaps(arms: Arms, e: np.ndarray, *, stacklevel: int) -> None:
     if clear.empty:
         return
     worst = clear.loc[clear["expected"].idxmax()]
-    ends = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in worst[["low", "high"]]]
-    where = ends[0] if ends[0] == ends[1] else f"between {ends[0]} and {ends[1]}"
     name = worst["covariate"]
+    where = _place(arms.covariates[name], worst["low"], worst["high"], int(worst["rows"]))
     warnings.warn(
         f"nobody has {worst['arm']} where {name} is {where}: {worst['rows']} of {len(arms)} rows, "
         f"among which the propensities promise {worst['expected']:.0f}. For these rows the answer "
@@ -137,3 +135,21 @@ def warn_of_gaps(arms: Arms, e: np.ndarray, *, stacklevel: int) -> None:
         f"extrapolates. See gaps().",
         stacklevel=stacklevel,
     )
+
+
+def _place(values: pd.Series, low: Any, high: Any, rows: int) -> str:
+    """Say where a gap is: by its value if many have it, else by shares of the rows.
+
+    The ends of a run of numbers are values of single patients.
+    """
+    if low == high:
+        named = f"{low:.3g}" if isinstance(low, float) else str(low)
+        return named if rows >= FEW else f"one value that fewer than {FEW} rows have"
+    first, last = 100 * (values < low).mean(), 100 * (values <= high).mean()
+    return f"between its {_ordinal(math.floor(first))} and {_ordinal(math.ceil(last))} percentile"
+
+
+def _ordinal(number: int) -> str:
+    """Write 1st, 2nd, 3rd, 4th."""
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number // 10 == 1 else endings.get(number % 10, 'th')}"

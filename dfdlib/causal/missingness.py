@@ -10,6 +10,7 @@ import pandas as pd
 from dfdlib.causal._names import check_acyclic, check_name, marked, node_set, spell
 from dfdlib.causal._paths import walk
 from dfdlib.causal._recovery import Recovery
+from dfdlib.causal.arrays import numbers, plain
 from dfdlib.causal.graphs import Answer, adjustment_sets
 
 
@@ -77,6 +78,9 @@ def hide(frame: pd.DataFrame, pairs: Mapping[str, str] | None = None) -> pd.Data
         >>> hide(pd.DataFrame({"Y": [1, 2], "R_Y": [1, 0]}))["Y"].tolist()
         [1.0, nan]
     """
+    frame = plain(frame, "frame")
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"frame is a {type(frame).__name__}. Pass a DataFrame.")
     if pairs is None:
         pairs = {c[2:]: c for c in frame if c.startswith("R_") and c[2:] in frame}
     if not pairs:
@@ -85,7 +89,13 @@ def hide(frame: pd.DataFrame, pairs: Mapping[str, str] | None = None) -> pd.Data
     for variable, indicator in pairs.items():
         check_name(variable, frame.columns, "column")
         check_name(indicator, frame.columns, "column")
-        seen[variable] = frame[variable].where(frame[indicator] != 0, np.nan)
+        told = numbers(frame[indicator], indicator)
+        if np.isnan(told).any():
+            raise ValueError(
+                f"the indicator {indicator!r} is missing in {np.isnan(told).sum()} rows. Put 1 "
+                f"where {variable!r} is seen, and 0 where it is not."
+            )
+        seen[variable] = frame[variable].where(told != 0, np.nan)
     return seen
 
 

@@ -346,7 +346,7 @@ WEIGHTING = [causal.IPW(clip=0.0), causal.AIPW(clip=0.0)]
 def test_a_region_without_anybody_is_pointed_out(estimator, low, high):
     frame = hole(low=low, high=high)
     inside = frame["W"].between(low, high)
-    with pytest.warns(UserWarning, match=r"nobody has Y observed where W is between .*\(pd\.cut"):
+    with pytest.warns(UserWarning, match=r"W is between its \d+\w+ and \d+\w+ perc.*\(pd\.cut"):
         fitted = estimator.fit(frame, outcome="Y", adjust="W")
     gap = fitted.gaps().iloc[0]
     assert (gap["arm"], gap["covariate"]) == ("Y observed", "W")
@@ -449,7 +449,7 @@ ROLES = {"outcome": "Y", "treatment": "T", "adjust": ["Z"]}
 
 @pytest.mark.parametrize("estimator", EVERY)
 def test_a_constant_treatment_is_refused(estimator):
-    with pytest.raises(ValueError, match="treatment 'T' is constant: every row has 1"):
+    with pytest.raises(ValueError, match="treatment 'T' is constant: every row has the same"):
         estimator.fit(small().assign(T=1), **ROLES)
 
 
@@ -481,10 +481,10 @@ def test_no_overlap_says_where():
     with pytest.raises(ValueError, match=r"Cut Z into bands \(pd.cut\), or use a model"):
         causal.BackdoorAdjustment().fit(wide, **ROLES)
     apart = small().assign(Z=lambda f: f["T"] + np.arange(200) / 400)
-    with pytest.raises(ValueError, match=r"Z is at least 1.* wherever T=1 and at most 0.4"):
+    with pytest.raises(ValueError, match=r"Z is higher wherever T=1 than anywhere where T=0"):
         causal.BackdoorAdjustment(outcome_model="regression").fit(apart, **ROLES)
     seen = apart.assign(Y=apart["Y"].where(apart["T"] == 0))
-    advice = r"Z is at least 1.* wherever Y missing and at most 0.4.* if it says nothing about Y"
+    advice = r"Z is higher wherever Y missing than .* Y observed.* if it says nothing about Y"
     with pytest.raises(ValueError, match=advice):
         causal.BackdoorAdjustment(outcome_model="regression").fit(seen, outcome="Y", adjust="Z")
     with pytest.raises(ValueError, match=r"no overlap: every row with T=0|propensity of T=0 is"):
@@ -517,7 +517,7 @@ def test_a_propensity_of_zero_or_one_is_refused():
 
 def test_a_known_propensity_is_checked():
     frame = small().assign(p=1.5)
-    with pytest.raises(ValueError, match=r"one probability per row, .* values from 1.5 to 1.5"):
+    with pytest.raises(ValueError, match=r"one probability per row, .* 200 are missing or outs"):
         causal.IPW().fit(frame, **ROLES, propensity="p")
     three = frame.assign(T=np.arange(200) % 3, p=0.3)
     with pytest.raises(ValueError, match="for two arms, and 'T' has 3"):
@@ -583,7 +583,7 @@ def test_options_are_checked():
         ValueError, match=r"'strata' is not a choice for outcome_model .* Did you mean 'stratified'"
     ):
         causal.BackdoorAdjustment(outcome_model="strata")
-    with pytest.raises(ValueError, match=r"propensity_model must be one of .* or have fit, got 3"):
+    with pytest.raises(ValueError, match=r"propensity_model must be one of .* have fit, got a int"):
         causal.IPW(propensity_model=3)
     with pytest.raises(ValueError, match=r"clip must be at least 0 and below 0.5, got 0.7"):
         causal.AIPW(clip=0.7)
