@@ -10,7 +10,8 @@ def cohort():
     labs = torch.randn(5, 3)
     labs[1] = torch.nan
     ward = torch.tensor([[1], [2], [1], [2], [3]])
-    return Cohort(x={"labs": labs, "ward": ward}, y=[0, 1, 0, 1, 1])
+    x = {"labs": labs, "ward": ward}
+    return Cohort(x=x, kinds={"ward": "categorical"}, y=[0, 1, 0, 1, 1])
 
 
 def test_edges_are_the_observed_pairs():

@@ -88,3 +88,15 @@ def test_what_says_little_is_noted():
     ):
         assert np.isnan(line(y)["auroc"])
         assert line(y)["note"] == note
+
+
+def test_rows_belong_together_by_their_labels_and_masked_ones_are_missing(h):
+    frame, y = pd.DataFrame(h), pd.Series(h[:, 0] > 0)
+    shuffled = y.sample(frac=1, random_state=0)
+    assert probe(frame, shuffled)["auroc"].item() == probe(h, h[:, 0] > 0)["auroc"].item() > 0.95
+    with pytest.raises(ValueError, match="600 labels of y are not in h"):
+        probe(frame, y.set_axis(y.index + 600))
+    with pytest.raises(ValueError, match="h holds NaN or infinite values"):
+        probe(np.ma.masked_greater(h, 2), y.to_numpy())
+    hidden = np.ma.array(np.where(h[:, 1] > 0, 1.0, h[:, 0] > 0), mask=h[:, 1] > 0)
+    assert probe(h, hidden)["auroc"].item() > 0.95

@@ -17,7 +17,7 @@ def cohort(n=200, seed=0):
     ward = rng.integers(0, 3, size=(n, 1))
     y = (labs[:, 0] + (ward[:, 0] == 2) + rng.normal(size=n) > 0.5).astype(float)
     labs[rng.random((n, 2)) < 0.3] = np.nan
-    return Cohort(x={"labs": labs, "ward": ward}, y=y)
+    return Cohort(x={"labs": labs, "ward": ward}, kinds={"ward": "categorical"}, y=y)
 
 
 def by_hand(train, test, *, flags):

@@ -35,6 +35,7 @@ def cohort(n=240, seed=0):
     observed[:, 0] = ~labs.isnan().all(1)
     return Cohort(
         x={"labs": labs, "ward": ward},
+        kinds={"ward": "categorical"},
         observed=observed,
         x_observed={"labs": ~labs.isnan()},
         y=y,
@@ -331,7 +332,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         ValueError, match=r"another run: lr was 0.001 and is now 0.01.*another folder"
     ):
         fit(model(data), data, stages=[Stage(epochs=1)], lr=0.01, folder=tmp_path)
-    other = Cohort(x={"labs": data.x["labs"] * 9, "ward": data.x["ward"]}, y=data.y)
+    x = {"labs": data.x["labs"] * 9, "ward": data.x["ward"]}
+    other = Cohort(x=x, kinds=data.schema.kinds, y=data.y)
     with pytest.raises(ValueError, match="another run: train was '60 patients"):
         fit(model(data), other, stages=[Stage(epochs=1)], folder=tmp_path)
     with pytest.raises(ValueError, match="another run: model was"):

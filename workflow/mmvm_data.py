@@ -55,13 +55,16 @@ def _reported(cohort: Cohort, rng: np.random.Generator) -> Cohort:
     other = rng.random((len(cohort), len(COMMON))) < COMMON
     words = torch.as_tensor(np.hstack([found, other]), dtype=torch.float32)
     return Cohort(
-        x={VIEWS[0]: cohort.x[VIEWS[0]], "report": words}, y=cohort.y, groups=_own(cohort)
+        x={VIEWS[0]: cohort.x[VIEWS[0]], "report": words},
+        y=cohort.y,
+        task=cohort.task,
+        groups=_own(cohort),
     )
 
 
 def _with(cohort: Cohort, view: str, images: torch.Tensor) -> Cohort:
     x = {**cohort.x, view: images}
-    return Cohort(x=x, observed=cohort.observed, y=cohort.y, groups=_own(cohort))
+    return Cohort(x=x, observed=cohort.observed, y=cohort.y, task=cohort.task, groups=_own(cohort))
 
 
 def _own(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -79,6 +82,11 @@ def _digits(sizes: dict[str, int], size: int, seed: int, _: str) -> dict[str, Co
     # a label per digit, as there is one per finding
     each = torch.arange(10)
     return {
-        name: Cohort(x=dict(part.x), y=(part.y[:, None] == each).float(), groups=_own(part))
+        name: Cohort(
+            x=dict(part.x),
+            y=(part.y[:, None] == each).float(),
+            task="multilabel",
+            groups=_own(part),
+        )
         for name, part in parts.items()
     }

@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from dfdlib.causal.arrays import has_labels, numbers, plain, refuse_other_labels
+from dfdlib.data._images import Images
+from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import unknown
 
 
@@ -21,19 +24,21 @@ def refuse_other_index(**given: Any) -> None:
         parts = {what: value}
         if isinstance(value, Mapping):
             parts = {f"{what}[{name!r}]": part for name, part in value.items()}
-        for name, part in parts.items():
-            if not isinstance(part, (pd.DataFrame, pd.Series)):
+        for name, given_part in parts.items():
+            part = given_part
+            if not isinstance(part, (np.ndarray, Tensor, list, tuple, Ragged, Images)):
+                part = None if part is None else plain(part, name)
+            if not has_labels(given_part, part):
                 continue
             if index is None:
                 first, index = name, part.index
             # other lengths have a refusal of their own
             elif len(part) == len(index) and not part.index.equals(index):
-                row = int(np.argmax([a != b for a, b in zip(part.index, index, strict=True)]))
+                refuse_other_labels(name, part.index, first, index)
                 raise ValueError(
-                    f"{name} and {first} have different indexes (row {row}: "
-                    f"{part.index[row]!r} and {index[row]!r}), so their rows may be of different "
-                    f"patients. Pass {name}.loc[{first}.index], or .to_numpy() where the order is "
-                    "the same"
+                    f"{name} and {first} have different indexes (the same labels in another "
+                    f"order), so their rows may be of different patients. Pass {name}.loc[{first}"
+                    ".index], or .to_numpy() where the order is the same"
                 )
 
 
@@ -44,6 +49,7 @@ def modality_mask(observed: Any, n: int, names: tuple[str, ...]) -> np.ndarray:
             "observed is a dict. Pass rows × modalities, such as pd.DataFrame(observed); masks of "
             "features are for x_observed="
         )
+    observed = plain(observed, "observed")
     if isinstance(observed, pd.DataFrame):
         for column in observed:
             if column not in names:
@@ -61,6 +67,7 @@ def feature_mask(
             f"x_observed[{name!r}] is given, but {name!r} is of kind {kind!r}, which has no "
             "features. Pass its column of observed= instead"
         )
+    given = plain(given, f"x_observed[{name!r}]")
     if isinstance(given, pd.DataFrame):
         columns = given.columns.map(str)
         if sorted(columns) != sorted(features):
@@ -86,7 +93,13 @@ def refuse_disagreement(name: str, by_row: np.ndarray | None, by_feature: np.nda
 
 
 def _mask(value: Any, what: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    array = numbers(value, what)
+    if np.isnan(array).any():
+        raise ValueError(
+            f"{what} is itself missing in {int(np.isnan(array).sum())} places, so nobody knows "
+            f"whether a value is there. Pass False where it is not: of pandas {what}.fillna(False),"
+            f" of a masked array {what}.filled(False)"
+        )
     if array.dtype != bool:
         raise ValueError(f"{what} must be bool, got {array.dtype}. Pass {what}.astype(bool)")
     if array.shape != shape:

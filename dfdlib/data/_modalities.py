@@ -1,5 +1,6 @@
 """The modalities of a cohort with their masks: read, checked, zero where nothing is observed."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -8,10 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dfdlib.causal.arrays import numbers, plain
 from dfdlib.data._images import Images
 from dfdlib.data._masks import feature_mask, modality_mask, refuse_disagreement
 from dfdlib.data._ragged import Ragged
-from dfdlib.data._validate import float32, numbers, unknown
+from dfdlib.data._validate import float32, unknown
 
 Kind = Literal["vector", "categorical", "codes", "series", "image"]
 
@@ -41,15 +43,16 @@ class Modality(NamedTuple):
 
 
 def modalities(
-    x: Mapping[str, Any],
-    kinds: Mapping[str, str] | None,
+    x: Any,
+    kinds: Any,
     observed: Any,
-    x_observed: Mapping[str, Any] | None,
+    x_observed: Any,
 ) -> dict[str, Modality]:
     """Validate all modalities together with their masks."""
     if not isinstance(x, Mapping) or not x:
         raise ValueError(
-            f"a cohort needs at least one modality, got x={x!r:.60}. "
+            "a cohort needs at least one modality, got "
+            f"{'an empty dict' if isinstance(x, Mapping) else f'a {type(x).__name__}'}. "
             "Pass a dict of arrays: x={'labs': labs}"
         )
     for name in x:
@@ -58,8 +61,13 @@ def modalities(
                 f"{name!r} cannot name a modality: pass a string without '.' and '+', "
                 "which stand for features and patterns"
             )
-    for given, what in ((kinds or {}, "kinds"), (x_observed or {}, "x_observed")):
-        for name in given:
+    for given, what in ((kinds, "kinds"), (x_observed, "x_observed")):
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(
+                f"{what} is a {type(given).__name__}. Pass a dict by modality: "
+                f"{what}={{{next(iter(x))!r}: ...}}"
+            )
+        for name in given or {}:
             if name not in x:
                 raise unknown(name, x, f"modality, but stands in {what}")
     read = {name: _read(name, x[name], (kinds or {}).get(name)) for name in x}
@@ -86,13 +94,16 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
     """Find the kind, and bring the value to its array; nothing is known of masks yet."""
     if kind is not None and kind not in _SHAPES:
         raise unknown(kind, get_args(Kind), f"kind of modality, but is given for {name!r}")
+    value = _received(name, value)
     mapped = isinstance(value, np.memmap) and value.dtype == np.uint8 and value.ndim == 4
     if isinstance(value, Images) or (mapped and kind in (None, "image")):
         if kind not in (None, "image"):
             raise ValueError(f"modality {name!r} holds Images. Leave out kinds={{{name!r}: ...}}")
-        return "image", value if isinstance(value, Images) else Images(value), ()
+        images = value if isinstance(value, Images) else Images(value)
+        _check_channels(name, images.shape, told=kind is not None)
+        return "image", images, ()
     rows = value if isinstance(value, Ragged) else _rows(value)
-    guess = value if rows is None else rows
+    guess, told = value if rows is None else rows, kind is not None
     kind = _guess(name, guess) if kind is None else cast(Kind, kind)
     if kind in ("codes", "series"):
         return kind, _read_rows(name, guess, kind), ()
@@ -107,6 +118,7 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
     if 0 in array.shape[1:]:
         raise ValueError(f"modality {name!r} has shape {array.shape}: no feature. Leave it out")
     if kind == "image":
+        _check_channels(name, array.shape, told=told)
         return kind, array if array.dtype == np.uint8 else array.astype(np.float32), ()
     features = tuple(f"{name}_{i}" for i in range(array.shape[1]))
     if isinstance(value, pd.DataFrame):
@@ -114,10 +126,37 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
     elif isinstance(value, pd.Series) and value.name is not None:
         features = (str(value.name),)
     if len(set(features)) < len(features):
-        raise ValueError(f"modality {name!r} has two features of one name: {features}. Rename one")
+        twice = next(feature for feature in features if features.count(feature) > 1)
+        raise ValueError(f"modality {name!r} has two features of one name: {twice!r}. Rename one")
     if kind == "vector":
         array = float32(array, f"modality {name!r}", features)
     return kind, array, features
+
+
+def _received(name: str, value: Any) -> Any:
+    """Bring tables of other libraries to pandas; what this package made itself stays."""
+    if isinstance(value, (Images, Ragged)):
+        return value
+    masked = isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value)
+    if masked and value.ndim == 4 and value.dtype == np.uint8:
+        raise ValueError(
+            f"modality {name!r} has masked pixels of 8 bits, and 8 bits hold no NaN. Pass "
+            f"{name}.filled(0), and observed= for whole images that are missing"
+        )
+    return plain(value, f"modality {name!r}")
+
+
+def _check_channels(name: str, shape: tuple[int, ...], *, told: bool) -> None:
+    """Stop where the channels seem to come last: they would be read as the width."""
+    if shape[1] in (1, 2, 3, 4) or shape[3] not in (1, 3, 4):
+        return
+    said = (
+        f"modality {name!r} has shape {shape}: {shape[1]} channels of {shape[2]} × {shape[3]} "
+        f"pixels? If the channels come last, pass np.moveaxis({name}, -1, 1)"
+    )
+    if not told:
+        raise ValueError(f"{said}; if not, kinds={{{name!r}: 'image'}}")
+    warnings.warn(said, UserWarning, stacklevel=4)
 
 
 def _rows(value: Any) -> list[Any] | None:
@@ -144,15 +183,23 @@ def _guess(name: str, value: Any) -> Kind:
         if first.ndim == 2 and first.shape[1] == 3:
             return "series"
     elif isinstance(value, pd.DataFrame):
-        return "vector"
+        categories = [isinstance(each, pd.CategoricalDtype) for each in value.dtypes]
+        if any(categories) and not all(categories):
+            column = value.columns[categories.index(True)]
+            raise ValueError(
+                f"modality {name!r} holds categories ({column}) beside numbers. Make the "
+                "categories a modality of their own, or numbers: .astype(float)"
+            )
+        return "categorical" if any(categories) else "vector"
+    elif isinstance(getattr(value, "dtype", None), pd.CategoricalDtype):
+        return "categorical"
     else:
-        array = numbers(value, f"modality {name!r}")
-        if array.ndim == 4:
+        # whole numbers are numbers: nothing about a kind may hang on whether one is missing
+        dimensions = numbers(value, f"modality {name!r}").ndim
+        if dimensions == 4:
             return "image"
-        if array.ndim in (1, 2):
-            # pandas integers stay integers when some are missing
-            whole = array.dtype.kind in "iu" or pd.api.types.is_integer_dtype(value)
-            return "categorical" if whole else "vector"
+        if dimensions in (1, 2):
+            return "vector"
     raise ValueError(
         f"the kind of modality {name!r} cannot be guessed from a {type(value).__name__}. Pass an "
         f"array, or say which: kinds={{{name!r}: ...}} with one of {', '.join(_SHAPES)}"
@@ -290,11 +337,17 @@ def _refuse_non_finite(
 def _refuse_no_category(
     name: str, values: np.ndarray, seen: np.ndarray, features: tuple[str, ...]
 ) -> None:
-    bad = seen & ((values != np.floor(values)) | (values < 0))
+    # 2**63 is where int64 ends, and what is larger would wrap to a negative code
+    fraction, negative = values != np.floor(values), values < 0
+    large = values >= 2**63 if values.dtype.kind in "uf" else np.zeros_like(seen)
+    bad = seen & (fraction | negative | large)
     if bad.any():
         row, column = np.unravel_index(bad.argmax(), bad.shape)
+        place = (row, column)
+        what = "a negative number" if negative[place] else "a number of 2**63 or more"
         raise ValueError(
             f"modality {name!r}: row {row}, column {features[column]!r} holds "
-            f"{values[row, column]}, which is no category. Pass integer codes from 0 and NaN where "
-            f"one is missing (-1 in pandas), or kinds={{{name!r}: 'vector'}} if these are numbers"
+            f"{'a fraction' if fraction[place] else what}, which is no category. Pass integer "
+            "codes from 0 and NaN where one is missing (-1 in pandas), or "
+            f"kinds={{{name!r}: 'vector'}} if these are numbers"
         )

@@ -43,6 +43,6 @@ def refuse_parts(part_of: np.ndarray, n_parts: int, patients: np.ndarray, by: st
     twice = pairs["patient"][pairs["patient"].duplicated()].unique()
     if len(twice):
         raise ValueError(
-            f"{len(twice)} patients would stand in two parts when cut by {by!r}, first {twice[0]}. "
+            f"{len(twice)} patients would stand in two parts when cut by {by!r}. "
             f"Cut by 'patient', or give each patient one level of {by!r}"
         )

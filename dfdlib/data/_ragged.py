@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from dfdlib.causal.arrays import numbers
 from dfdlib.data._validate import float32
 
 
@@ -44,7 +46,7 @@ class Ragged:
         Raises:
             ValueError: Rows that differ in more than their length, or hold no numbers.
         """
-        arrays = [np.empty(0) if row is None else np.asarray(row) for row in rows]
+        arrays = [_row(row, number) for number, row in enumerate(rows)]
         lengths = np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays))
         full = [array for array in arrays if len(array)]
         shapes = {array.shape[1:] for array in full}
@@ -53,8 +55,15 @@ class Ragged:
                 f"rows differ in more than their length: entries of shape {sorted(shapes)}. "
                 "Pass rows of shape (length,) for codes, (length, 3) for series"
             )
+        if any(array.dtype == np.uint64 for array in full):
+            full = [_signed(array) for array in full]
         joined = np.concatenate(full) if full else np.empty(0, dtype=np.int64)
         if joined.dtype.kind not in "biuf":
+            if joined.dtype.kind in "cmM":
+                raise ValueError(
+                    f"rows hold {joined.dtype}. Pass hours since an event in place of dates, and "
+                    "no complex numbers"
+                )
             raise ValueError(
                 f"rows hold {joined.dtype}, not numbers. "
                 "Pass integer ids: the place of each word in one fixed list"
@@ -87,3 +96,24 @@ class Ragged:
     def to(self, device: str | torch.device) -> "Ragged":
         """Copy to a device."""
         return Ragged(self.values.to(device), self.offsets.to(device), self.words)
+
+
+def _row(row: Any, number: int) -> np.ndarray:
+    """Read one row; None, or a single NaN as pandas writes it, is an empty one."""
+    if row is None:
+        return np.empty(0)
+    if isinstance(row, np.ma.MaskedArray) and np.ma.getmaskarray(row).any():
+        raise ValueError(f"row {number} has masked entries. Leave them out of the row")
+    array = np.asarray(row) if isinstance(row, (list, np.ndarray)) else numbers(row, "a row")
+    if array.ndim:
+        return array
+    if array.dtype.kind in "fO" and pd.isna(array).all():
+        return np.empty(0)
+    raise ValueError(f"row {number} is a single value. Pass a list for each row, [] for none")
+
+
+def _signed(array: np.ndarray) -> np.ndarray:
+    """Read whole numbers without a sign as such with one, which is what ids are stored as."""
+    if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise ValueError("rows hold ids of 2**63 or more. Pass the place of each in one fixed list")
+    return array.astype(np.int64) if array.dtype == np.uint64 else array

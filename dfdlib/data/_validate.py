@@ -12,54 +12,55 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from dfdlib.causal.arrays import FIXED_CODES, has_labels, levels, numbers, plain
+
 Task = Literal["binary", "multiclass", "multilabel"]
 
-# The same code for a word in every hospital, and no code for a missing one.
-_CODES = "place in one fixed list: pd.Categorical({}, categories=[...]).codes, NaN for -1".format
+# Groups whose levels name one person, or one stay of a person: never listed in a message.
+PERSONS = ("patient", "person", "visit", "stay", "study", "admission")
+_SHOWN = 20
+_QUANTITY = (
+    " A quantity, such as a length of stay, or a time and an event are unsupported: dfdlib "
+    "predicts classes. Cut it, for example (y > 7).astype(float).where(y.notna())"
+)
+# Past this, float32 cannot tell one class from the next.
+_MOST_CLASSES = 2**24
 
 
 def unknown(word: object, options: Iterable[object], what: str) -> ValueError:
     """Build the error for a name that does not exist, with the list and the nearest name."""
     names = [str(option) for option in options]
-    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    listed = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     near = difflib.get_close_matches(str(word), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else " Use one of these names."
     return ValueError(f"{word!r} is not a {what} ({listed}).{hint}")
 
 
-def numbers(value: Any, what: str) -> np.ndarray:
-    """Read numpy, torch or pandas as a numeric array in which every missing value is NaN."""
-    if isinstance(value, pd.DataFrame):
-        columns = [numbers(column, f"{what} ({name})") for name, column in value.items()]
-        return np.column_stack(columns) if columns else np.empty((len(value), 0))
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    else:
-        array = np.asarray(value)
-    if array.dtype == object:
-        kind = pd.api.types.infer_dtype(array.ravel(), skipna=True)
-        if kind in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
-            return np.where(pd.isna(array), np.nan, array).astype(np.float64)
-        raise ValueError(f"{what} holds {kind}, not numbers. {_as_numbers(what, kind)}")
-    if array.dtype.kind not in "biuf":
-        kind = str(array.dtype)
-        raise ValueError(f"{what} holds {kind}, not numbers. {_as_numbers(what, kind)}")
-    return array
-
-
-def _as_numbers(what: str, kind: str) -> str:
-    """How to make numbers of dates, labels or text so that no row and no hospital changes them."""
-    if "date" in kind or "time" in kind:
-        return "Pass days since an event: (column - admission).dt.days"
-    if what.partition(" ")[0] == "y":
-        return (
-            f"Pass (y == 'died').astype(float).where(y.notna()); of more classes the {_CODES('y')}"
+def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
+    """Build the error for a level that nobody has; levels that name patients are not listed."""
+    options = pd.unique(pd.Series(values))
+    words = all(isinstance(option, str) for option in options)
+    advice = ""
+    if words and not isinstance(level, str):
+        advice = f"The levels are words: pass {str(level)!r}"
+    elif isinstance(level, str) and not words:
+        advice = f"The levels are {options.dtype} and not words: pass {level} without quotes"
+    if names_people(group, values):
+        return ValueError(
+            f"that is not one of the {len(options)} levels of {group!r}, which are of patients and "
+            f"are not shown. Pass one of cohort.groups[{group!r}]"
+            + (f", of its type: {options.dtype}" if advice else "")
         )
-    return (
-        "Pass pd.to_numeric(column, errors='coerce') if these are numbers kept as text; of words "
-        f"the {_CODES('column')}"
-    )
+    if advice and str(level) in map(str, options):
+        listed = ", ".join(map(str, options[:_SHOWN])) + (", …" if len(options) > _SHOWN else "")
+        return ValueError(f"{level!r} is not a level of {group!r} ({listed}). {advice}")
+    return unknown(level, options, f"level of {group!r}")
+
+
+def names_people(group: str, values: np.ndarray) -> bool:
+    """Whether the levels of a group stand for single patients, or single stays of them."""
+    n_levels = len(pd.unique(pd.Series(values)))
+    return group in PERSONS or n_levels > max(_SHOWN, len(values) / 2)
 
 
 def float32(array: np.ndarray, what: str, columns: Sequence[str]) -> np.ndarray:
@@ -74,9 +75,9 @@ def float32(array: np.ndarray, what: str, columns: Sequence[str]) -> np.ndarray:
             step, spread = np.spacing(np.float32(largest)), np.ptp(values) if len(values) else 0
             if 100 * step > spread > 1e-12 * largest:  # below that it is rounding of a constant
                 warnings.warn(
-                    f"{what}, column {column!r}: values up to {largest:g} that differ by "
-                    f"{spread:g} in all are stored as float32, in steps of {step:g}. Subtract an "
-                    "origin first, for example pass days since admission",
+                    f"{what}, column {column!r}: the values lie so far from 0 and so close "
+                    f"together that float32, in steps of {step:g}, loses how they differ. Subtract "
+                    "an origin first, for example pass days since admission",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -95,7 +96,7 @@ def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | 
         if task is not None:
             raise ValueError(f"task={task!r} is given without labels. Pass y=, or leave out task=")
         return None, None, None
-    array = numbers(y, "y").astype(np.float32)
+    array = numbers(y, "y")
     if array.shape[:1] != (n,):
         raise ValueError(f"y has shape {array.shape}, the modalities have {n} rows. Pass one each")
     if array.ndim == 2 and array.shape[1] == 1 and task != "multilabel":
@@ -109,45 +110,76 @@ def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | 
             "Pass (n,) for binary and multiclass, (n, labels) for multilabel"
         )
     seen = np.unique(array[~np.isnan(array)])
+    beyond = seen[~np.isin(seen, (0, 1))]
     if array.ndim == 2:
-        _refuse_labels(seen, seen[~np.isin(seen, (0, 1))], "multilabel", "0 or 1 in each column")
-        return array, "multilabel", array.shape[1]
+        _refuse_labels(beyond, "multilabel", f"0 or 1 in each column.{_QUANTITY}")
+        if task is None and n > 1 and (array.sum(axis=1) == 1).all():
+            warnings.warn(
+                f"each row of y has a single 1 in {array.shape[1]} columns, and is read as a list "
+                "of labels. If these are classes, pass y.argmax(axis=1) (of a DataFrame "
+                "y.to_numpy().argmax(axis=1)); if they are labels, task='multilabel'",
+                UserWarning,
+                stacklevel=3,
+            )
+        return array.astype(np.float32), "multilabel", array.shape[1]
     if not len(seen) and task != "binary":
         raise ValueError("no label is present. Pass y=None, or task='binary' if some will be")
-    if task == "binary" or (task is None and np.isin(seen, (0, 1)).all()):
-        _refuse_labels(seen, seen[~np.isin(seen, (0, 1))], "binary", "0 or 1: (y > 0)")
-        return array, "binary", 2
-    bad = seen[(seen < 0) | (seen != np.floor(seen)) | np.isinf(seen)]
-    _refuse_labels(seen, bad, "multiclass", f"0, 1, …, K - 1, each a {_CODES('y')}")
+    if task is None:
+        _refuse_two(seen)
+    if task == "binary" or (task is None and not len(beyond)):
+        _refuse_two(seen)
+        _refuse_labels(beyond, "binary", "0 or 1: (y > 0)")
+        return array.astype(np.float32), "binary", 2
+    bad = seen[(seen < 0) | (seen != np.floor(seen)) | (seen >= _MOST_CLASSES)]
+    _refuse_labels(bad, "multiclass", f"0, 1, …, K - 1, each a {FIXED_CODES('y')}.{_QUANTITY}")
     if task is None and len(seen) != seen[-1] + 1:
         raise ValueError(
-            f"labels {_shown(seen)} leave out some of 0..{seen[-1]:g}, so the task is not clear. "
-            f"Pass task='multiclass' to keep the empty classes, or the {_CODES('y')}"
+            f"the {len(seen)} different labels are not 0 to {len(seen) - 1}, so the task is not "
+            "clear. Pass task='multiclass' to keep the empty classes, or the "
+            f"{FIXED_CODES('y')}.{_QUANTITY}"
         )
-    return array, "multiclass", int(seen[-1]) + 1
+    return array.astype(np.float32), "multiclass", int(seen[-1]) + 1
 
 
-def _shown(values: np.ndarray) -> str:
-    return ", ".join(f"{value:g}" for value in values[:6]) + (", …" if len(values) > 6 else "")
+def _refuse_two(seen: np.ndarray) -> None:
+    """Refuse two classes that are coded in another way, and say how to code them."""
+    for codes, advice in (((-1, 1), "(y + 1) / 2"), ((1, 2), "y - 1")):
+        if np.array_equal(seen, codes):
+            raise ValueError(
+                f"the labels are {codes[0]} and {codes[1]}, and two classes are 0 and 1. Pass "
+                f"{advice}; if there are more classes that nobody has here, task='multiclass'"
+            )
 
 
-def _refuse_labels(seen: np.ndarray, bad: np.ndarray, task: str, expected: str) -> None:
-    if len(bad):
-        raise ValueError(
-            f"labels outside the range of a {task} task: {_shown(bad)} (labels: {_shown(seen)}). "
-            f"Pass {expected}, and NaN where a label is missing"
-        )
+def _refuse_labels(bad: np.ndarray, task: str, expected: str) -> None:
+    """Refuse labels by what they are: a label that is no class may be a patient's value."""
+    if not len(bad):
+        return
+    finite = bad[np.isfinite(bad)]
+    kinds = {
+        "infinite ones": len(finite) < len(bad),
+        "fractions": (finite != np.floor(finite)).any(),
+        "negative ones": (finite < 0).any(),
+        "numbers above 1": task != "multiclass" and (finite > 1).any(),
+        "numbers too large for a class": task == "multiclass" and (finite >= _MOST_CLASSES).any(),
+    }
+    raise ValueError(
+        f"labels outside the range of a {task} task: "
+        f"{', '.join(kind for kind, found in kinds.items() if found)}. Pass NaN where a label is "
+        f"missing, else {expected}"
+    )
 
 
 def groups(given: Any, n: int) -> dict[str, np.ndarray]:
     """Read group labels; "patient" is the row number unless it is given."""
     result: dict[str, np.ndarray] = {}
+    given = None if given is None else plain(given, "groups")
     if not isinstance(given, (Mapping, pd.DataFrame, NoneType)):
         raise ValueError(
             f"groups is a {type(given).__name__}. Pass a dict of columns: groups={{'site': site}}"
         )
     for name, value in () if given is None else given.items():
-        array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = levels(value, f"group {name!r}")
         if array.shape != (n,):
             raise ValueError(
                 f"group {name!r} has shape {array.shape}, expected ({n},). "
@@ -159,13 +191,13 @@ def groups(given: Any, n: int) -> dict[str, np.ndarray]:
                 f"group {name!r} is missing in row {int(missing.argmax())}. "
                 "Pass a level of its own, such as 'unknown'"
             )
-        text = array.dtype == object and pd.api.types.infer_dtype(array) == "string"
-        result[name] = array.astype(str) if text else array
+        result[name] = array
     return {"patient": np.arange(n)} | result
 
 
 def table(given: Any, what: str, n: int) -> pd.DataFrame:
-    """Read a DataFrame or a dict of columns, one row per patient, numbered from 0."""
+    """Copy a DataFrame or a dict of columns, one row per patient, numbered from 0."""
+    given = None if given is None else plain(given, what)
     if given is None:
         return pd.DataFrame(index=pd.RangeIndex(n))
     if not isinstance(given, (pd.DataFrame, Mapping)):
@@ -177,15 +209,47 @@ def table(given: Any, what: str, n: int) -> pd.DataFrame:
                 f"{what} has {length} rows, the modalities have {n}. Pass one row per patient"
             )
     if isinstance(given, pd.DataFrame):
-        return given.reset_index(drop=True)
+        copied = given.reset_index(drop=True).copy()
+        for place, name in enumerate(copied.columns):
+            column = copied.iloc[:, place]
+            if _nullable(column.dtype):
+                copied.isetitem(place, numbers(column, f"{what} ({name})"))
+        copied.attrs = given.attrs
+        return copied
     # the index too: without a column there are n rows nevertheless
-    columns = {name: np.asarray(column) for name, column in given.items()}
-    return pd.DataFrame(columns, index=pd.RangeIndex(n))
+    named = {name: _cells(column, f"{what} ({name})") for name, column in given.items()}
+    return pd.DataFrame(named, index=pd.RangeIndex(n))
+
+
+def _cells(column: Any, what: str) -> np.ndarray:
+    """Read a column of anything, without its labels."""
+    column = plain(column, what)
+    if _nullable(getattr(column, "dtype", None)):
+        return numbers(column, what)
+    array = np.asarray(column)
+    if array.dtype.kind in "US" and not isinstance(column, (np.ndarray, pd.Series)):
+        array = levels(column, what)  # a list may hold numbers beside words
+    if array.dtype.kind == "c":
+        raise ValueError(f"{what} holds complex numbers. Pass two columns: .real and .imag")
+    return array
+
+
+def _nullable(dtype: Any) -> bool:
+    """Whether numbers are kept in a pandas type of their own, with a mask beside them."""
+    extension = isinstance(dtype, pd.api.extensions.ExtensionDtype)
+    return extension and not isinstance(dtype, pd.CategoricalDtype) and dtype.kind in "biuf"
 
 
 def positions(rows: Any, n: int) -> Int64[Tensor, " k"]:
     """Read a boolean mask or positions as positions counted from 0."""
-    array = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+    read = plain(rows, "rows")
+    numbered = has_labels(rows, read) and len(read) == n and read.index.isin(range(n)).all()
+    if numbered and not read.index.equals(pd.RangeIndex(n)):
+        raise ValueError(
+            "rows is a column whose index has the row numbers in another order. Pass "
+            "rows.sort_index() to follow the index, or rows.to_numpy() to follow the order"
+        )
+    array = np.asarray(read)
     if array.dtype == bool:
         if array.shape != (n,):
             raise ValueError(

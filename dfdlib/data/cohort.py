@@ -1,7 +1,7 @@
 """The one data type that models, graphs and metrics read: a multimodal cohort with holes."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -27,16 +27,19 @@ class Cohort:
 
     Everything is checked here, once; what comes out holds no NaN, but zeros where nothing is
     observed. Without a mask, NaN (or an empty row) means missing. A mask that is passed is taken at
-    its word: NaN under it is refused. An infinite value is never missing. Rows belong together by
-    position; pandas objects whose indexes differ are refused.
+    its word: NaN under it is refused. An infinite value is never missing, what is masked in a
+    masked array always is. Rows belong together by position; pandas objects whose indexes differ
+    are refused. What is passed is copied, but for `Images` and memory-mapped pixels.
 
     Args:
-        x: One array per modality: numpy, torch, pandas, `Images`, or a list of ragged rows.
-        kinds: `vector`, `categorical`, `codes`, `series` or `image`, where the guess is wrong.
-            Floats, DataFrames and booleans are vectors, integers categorical, four dimensions an
-            image, lists of id lists codes, lists of (length, 3) arrays series.
+        x: A dict, one array per modality: numpy, torch, pandas, polars, pyarrow, `Images`, or a
+            list of ragged rows. Tables keep the names of their columns.
+        kinds: A dict, `vector`, `categorical`, `codes`, `series` or `image`, where the guess is
+            wrong. Numbers and booleans are vectors, whole ones too; columns of pandas' category
+            type categorical, four dimensions an image, lists of id lists codes, lists of
+            (length, 3) arrays series.
         observed: Which modality a patient has.
-        x_observed: Which features of a vector or categorical modality a patient has, by modality.
+        x_observed: A dict, which features of a vector or categorical modality a patient has.
         y: Labels; NaN where missing.
         task: `binary`, `multiclass` or `multilabel`, where the guess would be wrong.
         covariates: A DataFrame, or a dict of columns, that evaluation stratifies by.
@@ -51,7 +54,8 @@ class Cohort:
 
     Example:
         >>> labs = pd.DataFrame({"sodium": [140, None, 133], "lactate": [1.1, None, None]})
-        >>> cohort = Cohort(x={"labs": labs, "ward": np.array([3, 0, 3])}, y=[0, 1, 1])
+        >>> x = {"labs": labs, "ward": np.array([3, 0, 3])}
+        >>> cohort = Cohort(x=x, kinds={"ward": "categorical"}, y=[0, 1, 1])
         >>> cohort
         Cohort(3 rows: labs (vector), ward (categorical); binary)
         >>> cohort.observed.tolist(), cohort.x["labs"].tolist()[1]
@@ -63,10 +67,10 @@ class Cohort:
     def __init__(
         self,
         *,
-        x: Mapping[str, Any],
-        kinds: Mapping[str, str] | None = None,
+        x: Any,
+        kinds: Any = None,
         observed: Any = None,
-        x_observed: Mapping[str, Any] | None = None,
+        x_observed: Any = None,
         y: Any = None,
         task: str | None = None,
         covariates: Any = None,
@@ -164,6 +168,9 @@ class Cohort:
     ) -> tuple["Cohort", ...]:
         """Cut at random into parts that keep every level of a group whole.
 
+        Levels are drawn by their place of first occurrence, so another order of the same rows gives
+        other parts under the same seed. Sort by an id before you make the cohort.
+
         Raises:
             ValueError: Fractions that do not sum to 1, a part without rows, an unknown group, or
                 one patient in two parts.
@@ -174,13 +181,20 @@ class Cohort:
     def leave_out(self, by: str, level: Any) -> tuple["Cohort", "Cohort"]:
         """Cut into the rest and the rows of one level, in this order.
 
+        Levels that name patients are never listed in a message.
+
         Raises:
             ValueError: An unknown group or level, nobody left, or one patient in both parts.
         """
         levels = self.groups[self._known(by)]
-        held_out = np.asarray(levels == level)
+        if level is None or np.ndim(level):
+            raise ValueError(
+                f"leave_out takes one level of {by!r}, got a {type(level).__name__}. Pass one, and "
+                "call it again for the next"
+            )
+        held_out = np.broadcast_to(np.asarray(levels == level), levels.shape)
         if not held_out.any():
-            raise unknown(level, pd.unique(levels), f"level of {by!r}")
+            raise _validate.unknown_level(level, levels, by)
         rest, out = self._parts(held_out.astype(np.int64), 2, by)
         return rest, out
 
@@ -286,7 +300,7 @@ def check_disjoint(*cohorts: Cohort) -> None:
         >>> check_disjoint(*cohort.split((0.5, 0.5)))
         >>> check_disjoint(cohort, cohort.select([1]))
         Traceback (most recent call last):
-        ValueError: cohorts 0 and 1 share 1 patients, first 1. ...
+        ValueError: cohorts 0 and 1 share 1 patients. ...
     """
     for (i, a), (j, b) in combinations(enumerate(cohorts), 2):
         if a._source != b._source and not (a._ids_given and b._ids_given):
@@ -294,6 +308,6 @@ def check_disjoint(*cohorts: Cohort) -> None:
         shared = pd.Index(a.groups["patient"]).unique().intersection(pd.Index(b.groups["patient"]))
         if len(shared):
             raise ValueError(
-                f"cohorts {i} and {j} share {len(shared)} patients, first {shared[0]}. Cut them "
+                f"cohorts {i} and {j} share {len(shared)} patients. Cut them "
                 "with cohort.split(by='patient'), or make ids unique: f'{site}-{patient}'"
             )

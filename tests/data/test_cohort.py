@@ -31,6 +31,7 @@ def five_kinds(n=12, seed=0):
             "icu": [np.full((i % 3, 3), i, dtype=float) for i in range(n)],
             "xray": np.arange(n * 4, dtype=np.uint8).reshape(n, 1, 2, 2),
         },
+        kinds={"ward": "categorical"},
         y=[NAN, 0, 1] * (n // 3),
         covariates={"age": np.arange(n) + 40},
         groups={"site": np.array(["a", "b"] * (n // 2)), "patient": np.arange(n) // 2 + 100},
@@ -66,8 +67,9 @@ def test_kinds_are_guessed_and_sizes_and_features_follow():
         (torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True), "vector", torch.float32),
         (np.array([[True], [False]]), "vector", torch.float32),
         (pd.DataFrame({"a": [1, 2]}), "vector", torch.float32),
-        (torch.tensor([[1], [2]], dtype=torch.int16), "categorical", torch.int64),
-        (pd.Series([1, None], dtype="Int64"), "categorical", torch.int64),
+        (torch.tensor([[1], [2]], dtype=torch.int16), "vector", torch.float32),
+        (pd.Series([1, None], dtype="Int64"), "vector", torch.float32),
+        (pd.Series([1, 2], dtype="category"), "categorical", torch.int64),
         (np.zeros((2, 1, 3, 3)), "image", torch.float32),
         (np.zeros((2, 1, 3, 3), dtype=np.uint8), "image", torch.uint8),
         (pd.Series([[1, 2], None]), "codes", torch.int64),
@@ -82,7 +84,7 @@ def test_a_kind_follows_from_type_and_shape(value, kind, dtype):
 
 
 def test_kinds_override_the_guess():
-    x = {"ward": np.array([0.0, NAN, 2.0]), "score": np.array([1, 2, 3]), "icu": [None] * 3}
+    x = {"ward": np.array([0.0, NAN, 2.0]), "score": pd.Categorical([1, 2, 3]), "icu": [None] * 3}
     cohort = Cohort(x=x, kinds={"ward": "categorical", "score": "vector", "icu": "series"})
     assert list(cohort.schema.kinds.values()) == ["categorical", "vector", "series"]
     assert cohort.x["ward"].tolist() == [[0], [0], [2]]
@@ -135,7 +137,7 @@ def test_values_outside_a_mask_leave_no_trace(mask):
         "icu": [np.full((2, 3), 1.0 if seen else NAN) for seen in mask[:, 3]],
         "xray": np.where(mask[:, 4, None, None, None], 3.0, NAN) * np.ones((n, 1, 2, 2)),
     }
-    cohort = Cohort(x=x, observed=mask)
+    cohort = Cohort(x=x, kinds={"ward": "categorical"}, observed=mask)
     np.testing.assert_array_equal(cohort.observed, mask)
     np.testing.assert_array_equal(cohort.x["labs"][:, 0], mask[:, 0] * 1)
     np.testing.assert_array_equal(cohort.x["ward"][:, 0], mask[:, 1] * 7)
@@ -444,3 +446,217 @@ def test_summary_keeps_levels_that_are_called_like_its_columns():
     assert table.loc["labs", [f"site={level}" for level in levels]].tolist() == [1, 0, 1, 1]
     assert table.loc["labs", "auroc_of_observed"] == 0.25
     assert table.loc["labs", "observed"] == 0.75
+
+
+# ---------------------------------------------------------------- what comes in
+
+WHOLE = {
+    "int64": np.array([[61, 88], [70, 95], [44, 71]]),
+    "uint8": np.array([[61, 88], [70, 95], [44, 71]], dtype=np.uint8),
+    "uint64": np.array([[61, 88], [70, 95], [44, 71]], dtype=np.uint64),
+    "float16": np.array([[61, 88], [70, 95], [44, 71]], dtype=np.float16),
+    "longdouble": np.array([[61, 88], [70, 95], [44, 71]], dtype=np.longdouble),
+    "torch": torch.tensor([[61, 88], [70, 95], [44, 71]]),
+    "objects": np.array([[61, 88], [70, 95], [44, 71]], dtype=object),
+    "frame": pd.DataFrame([[61, 88.0], [70, 95], [44, 71]]),
+    "nullable": pd.DataFrame([[61, 88], [70, 95], [44, 71]], dtype="Int64"),
+    "arrow": pd.DataFrame([[61, 88], [70, 95], [44, 71]], dtype="int64[pyarrow]"),
+    "masked": np.ma.array([[61, 88], [70, 95], [44, 71]]),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_are_numbers_whatever_holds_them(name):
+    cohort = Cohort(x={"vitals": WHOLE[name]})
+    assert cohort.schema.kinds == {"vitals": "vector"}
+    assert cohort.x["vitals"].tolist() == [[61, 88], [70, 95], [44, 71]]
+    told = Cohort(x={"vitals": WHOLE[name]}, kinds={"vitals": "categorical"})
+    assert told.x["vitals"].dtype == torch.int64
+    assert told.x["vitals"].tolist() == [[61, 88], [70, 95], [44, 71]]
+
+
+@pytest.mark.parametrize("value", [[0, 1, 2], [0, 1, 0], [True, False, True], [300, 20, 1]])
+@pytest.mark.parametrize(
+    "column",
+    [np.array, torch.tensor, lambda v: pd.Series(v, dtype="category"), pd.Categorical, pd.Series],
+)
+def test_the_kind_does_not_hang_on_a_missing_value(value, column):
+    full = Cohort(x={"m": column(value), "n": np.ones(3)})
+    given = column(value)
+    holed = (
+        given.where([True, True, False])
+        if isinstance(given, pd.Series)
+        else pd.Categorical([*value[:2], None])
+        if isinstance(given, pd.Categorical)
+        else np.ma.array(np.asarray(given), mask=[0, 0, 1])
+    )
+    holed = Cohort(x={"m": holed, "n": np.ones(3)})
+    assert holed.schema == full.schema
+    assert holed.x["m"][:2].tolist() == full.x["m"][:2].tolist()
+    assert holed.x_observed["m"][:, 0].tolist() == [True, True, False]
+
+
+def test_columns_of_categories_are_categorical_together():
+    frame = pd.DataFrame({"ward": [3, 0, 3], "unit": [1, 1, 2]}).astype("category")
+    cohort = Cohort(x={"place": frame})
+    assert cohort.schema.kinds == {"place": "categorical"}
+    assert cohort.x["place"].tolist() == [[3, 1], [0, 1], [3, 2]]
+
+
+def masked(values, mask):
+    return np.ma.array(values, mask=mask)
+
+
+def test_what_is_masked_is_missing_in_every_argument():
+    labs = np.ma.masked_equal([[1.0], [-999.0], [3.0]], -999.0)
+    cohort = Cohort(
+        x={
+            "labs": labs,
+            "ward": masked([1, -9, 2], [0, 1, 0]),
+            "xray": masked(np.full((3, 1, 2, 2), 5.0), np.repeat([0, 1, 0], 4).reshape(3, 1, 2, 2)),
+        },
+        kinds={"ward": "categorical"},
+        y=masked([0, -9, 1], [0, 1, 0]),
+        covariates={
+            "age": masked([40, 999, 60], [0, 1, 0]),
+            "sex": masked(["f", "?", "m"], [0, 1, 0]),
+        },
+        truth={"p": masked([0.1, 9.0, 0.3], [0, 1, 0])},
+    )
+    assert cohort.observed.tolist() == [[True] * 3, [False] * 3, [True] * 3]
+    assert cohort.x["labs"].tolist() == [[1], [0], [3]]
+    assert cohort.x["ward"].tolist() == [[1], [0], [2]]
+    assert cohort.x["xray"][1].sum() == 0
+    np.testing.assert_array_equal(cohort.y, [0, NAN, 1])
+    for column in (*cohort.covariates.items(), *cohort.truth.items()):
+        assert column[1].isna().tolist() == [False, True, False]
+    assert Cohort(x={"labs": labs}).x["labs"].tolist() == [[1], [0], [3]]
+
+
+def test_the_callers_arrays_may_change_afterwards():
+    x, y, site, seen = (
+        np.ones((3, 2)),
+        np.array([0.0, 1, 1]),
+        np.array([*"aab"]),
+        np.ones((3, 2), bool),
+    )
+    tensor, codes, pixels = (
+        torch.ones(3, 1),
+        [np.array([1, 2])] * 3,
+        np.ones((3, 1, 2, 2), np.uint8),
+    )
+    ages, frame = np.array([40.0, 50, 60]), pd.DataFrame({"sex": [0, 1, 1]})
+    ragged = Ragged.from_rows(codes)
+    cohort = Cohort(
+        x={"labs": x, "ecg": tensor, "dx": codes, "rx": ragged, "xray": pixels},
+        x_observed={"labs": seen},
+        y=y,
+        groups={"site": site},
+        covariates={"age": ages},
+        truth=frame,
+    )
+    for array in (x, y, tensor, codes[0], pixels, ages, ragged.values):
+        array[:] = 7
+    site[:], seen[:] = "z", False
+    frame.loc[:, "sex"] = 9
+    assert cohort.x["labs"].tolist() == [[1, 1]] * 3
+    assert cohort.x["ecg"].tolist() == [[1]] * 3
+    assert cohort.x["dx"].values.tolist() == cohort.x["rx"].values.tolist() == [1, 2] * 3
+    assert cohort.x["xray"].sum() == 12
+    assert cohort.x_observed["labs"].all()
+    assert cohort.y.tolist() == [0, 1, 1]
+    assert cohort.groups["site"].tolist() == ["a", "a", "b"]
+    assert cohort.covariates["age"].tolist() == [40, 50, 60]
+    assert cohort.truth["sex"].tolist() == [0, 1, 1]
+
+
+class Foreign:
+    """A table of another library, as far as it is read: columns by name."""
+
+    def __init__(self, frame):
+        self._frame = frame
+
+    @property
+    def columns(self):
+        return list(self._frame.columns)
+
+    def __getitem__(self, name):
+        return self._frame[name].to_numpy()
+
+    def __len__(self):
+        return len(self._frame)
+
+
+LABS = pd.DataFrame({"age": [60.0, 70.0], "crea": [1.0, None]})
+
+
+@pytest.mark.parametrize("library", ["foreign", "pyarrow", "polars"])
+def test_tables_of_other_libraries_keep_the_names_of_their_columns(library):
+    if library == "foreign":
+        table, other = Foreign(LABS), Foreign(LABS[["crea", "age"]])
+    elif library == "pyarrow":
+        pa = pytest.importorskip("pyarrow")
+        table, other = (pa.Table.from_pandas(f) for f in (LABS, LABS[["crea", "age"]]))
+    else:
+        pl = pytest.importorskip("polars")
+        table, other = (pl.DataFrame(f.to_dict("list")) for f in (LABS, LABS[["crea", "age"]]))
+    cohort = Cohort(x={"l": table}, y=[0, 1], covariates=table)
+    assert cohort.schema.features == {"l": ("age", "crea")}
+    assert cohort.x_observed["l"].tolist() == [[True, True], [True, False]]
+    assert cohort.covariates["age"].tolist() == [60, 70]
+    # a new patient with the columns in another order is never scored as if they were in this one
+    with pytest.raises(
+        ValueError, match=r"columns crea, age here.*made for age, crea\. Pass l\[\["
+    ):
+        cohort.schema.check(Cohort(x={"l": other}).schema)
+
+
+def test_nullable_covariates_become_numbers_that_can_be_cut():
+    frame = pd.DataFrame({"age": pd.array([40, None, 60], dtype="Int64"), "sex": [*"fmm"]})
+    for columns in (frame, dict(frame)):
+        read = Cohort(x={"a": np.ones(3)}, covariates=columns).covariates
+        assert read["age"].dtype == np.float64
+        np.testing.assert_array_equal(read["age"], [40, NAN, 60])
+
+
+def test_lists_that_pandas_keeps_as_nan_are_empty_rows():
+    codes = pd.Series([[1, 2], None, float("nan"), [3]])
+    cohort = Cohort(x={"dx": codes})
+    assert cohort.x["dx"].lengths.tolist() == [2, 0, 0, 1]
+    mixed = [np.array([5], dtype=np.uint64), np.array([-1])]
+    assert Cohort(x={"dx": mixed}).x["dx"].values.tolist() == [5, -1]
+
+
+def test_a_mask_of_rows_with_row_numbers_as_index():
+    cohort = Cohort(x={"a": np.arange(3.0)}, covariates={"age": [70, 40, 50]})
+    assert cohort.select(cohort.covariates["age"] > 45).x["a"].flatten().tolist() == [0, 2]
+    named = pd.Series([True, False, True], index=["p", "q", "r"])
+    assert cohort.select(named).x["a"].flatten().tolist() == [0, 2]
+
+
+def test_channels_that_come_last_are_not_read_as_the_width():
+    told = {"kinds": {"xray": "image"}}
+    with pytest.warns(UserWarning, match=r"8 channels of 9 × 3 pixels\? If .*np\.moveaxis"):
+        Cohort(x={"xray": np.ones((2, 8, 9, 3))}, **told)
+    for shape in ((2, 1, 3, 3), (2, 1, 1, 50), (2, 3, 32, 20), (2, 8, 16, 16)):
+        assert Cohort(x={"xray": np.ones(shape)}).schema.sizes["xray"] == shape[1:]
+
+
+def test_one_hot_labels_as_classes_or_as_labels():
+    one_hot = np.eye(3)[[0, 2, 1, 1]]
+    classes = Cohort(x={"a": np.ones(4)}, y=one_hot.argmax(axis=1))
+    labels = Cohort(x={"a": np.ones(4)}, y=one_hot, task="multilabel")
+    with pytest.warns(
+        UserWarning, match=r"a single 1 in 3 columns.*y\.argmax\(axis=1\).*'multilab"
+    ):
+        assert Cohort(x={"a": np.ones(4)}, y=one_hot).task == "multilabel"
+    assert (classes.task, labels.task) == ("multiclass", "multilabel")
+    assert classes.y.tolist() == [0, 2, 1, 1]
+
+
+def test_a_level_is_found_by_its_own_type():
+    numbers = Cohort(x={"a": np.ones(3)}, groups={"site": [1, 2, 2]})
+    words = Cohort(x={"a": np.ones(3)}, groups={"site": ["1", "2", "2"]})
+    assert [len(part) for part in numbers.leave_out("site", 1)] == [2, 1]
+    assert [len(part) for part in words.leave_out("site", "1")] == [2, 1]
+    assert [len(part) for part in numbers.leave_out("site", np.int8(2))] == [1, 2]

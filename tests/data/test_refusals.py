@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
-from dfdlib.data import Cohort, Ragged, check_disjoint, load
+from dfdlib.data import Cohort, Images, Ragged, check_disjoint, load
 
 NAN, INF = np.nan, np.inf
 A = np.arange(6.0).reshape(3, 2)
@@ -20,7 +21,7 @@ def cohort(**given):
 
 
 REFUSED = {
-    "no modality": ({"x": {}}, r"at least one modality, got x=\{\}.*x=\{'labs': labs\}"),
+    "no modality": ({"x": {}}, r"at least one modality, got an empty dict.*x=\{'labs': labs\}"),
     "no rows": ({"x": {"labs": A[:0]}}, "empty cohort: labs have no rows"),
     "no rows in a list": ({"x": {"codes": []}}, "empty cohort: codes have no rows"),
     "no feature": ({"x": {"labs": A[:, :0]}}, r"shape \(3, 0\): no feature\. Leave it out"),
@@ -70,7 +71,7 @@ REFUSED = {
     ),
     "text": (
         {"x": {"ward": np.array(["a", "b"], dtype=object)}},
-        r"'ward' holds string, not numbers\. Pass pd\.to_numeric\(column, errors='coerce'\).*"
+        r"'ward' holds string, not numbers\. If these .* pass pd\.to_numeric\(column\), which.*"
         r"pd\.Categorical\(column, categories=\[\.\.\.\]\)\.codes, NaN for -1",
     ),
     "text column": (
@@ -83,11 +84,11 @@ REFUSED = {
     ),
     "feature twice": (
         {"x": {"labs": pd.DataFrame(A, columns=["k", "k"])}},
-        r"two features of one name: \('k', 'k'\)\. Rename one",
+        r"two features of one name: 'k'\. Rename one",
     ),
     "fraction as category": (
         {"x": {"ward": np.array([1.0, 2.5])}, "kinds": {"ward": "categorical"}},
-        "'ward': row 1, column 'ward_0' holds 2.5, which is no category.*'vector'",
+        "'ward': row 1, column 'ward_0' holds a fraction, which is no category.*'vector'",
     ),
     "nan under observed": (
         {"x": {"labs": HOLE}, "observed": np.ones((3, 1), bool)},
@@ -144,18 +145,24 @@ REFUSED = {
     ),
     "binary out of range": (
         {"y": [0, 1, 2], "task": "binary"},
-        r"labels outside the range of a binary task: 2 \(labels: 0, 1, 2\)\. Pass 0 or 1",
+        r"labels outside the range of a binary task: numbers above 1\. .*else 0 or 1",
     ),
-    "negative class": ({"y": [-1, 0, 1]}, "range of a multiclass task: -1 .*pd.Categorical"),
-    "half a class": ({"y": [0, 0.5, 1]}, "outside the range of a multiclass task: 0.5"),
-    "infinite label": ({"y": [0, INF, 2], "task": "multiclass"}, "multiclass task: inf"),
+    "negative class": (
+        {"y": [-1, 0, 1]},
+        "range of a multiclass task: negative ones.*pd.Categorical",
+    ),
+    "half a class": (
+        {"y": [0, 0.5, 1]},
+        "outside the range of a multiclass task: fractions.*length of stay.* predicts classes",
+    ),
+    "infinite label": ({"y": [0, INF, 2], "task": "multiclass"}, "multiclass task: infinite ones"),
     "multilabel out of range": (
         {"y": [[0, 2], [1, 0], [1, 1]]},
-        "outside the range of a multilabel task: 2 .*0 or 1 in each column",
+        "outside the range of a multilabel task: numbers above 1.*0 or 1 in each column",
     ),
     "classes that start at 1": (
         {"y": [1, 2, 1]},
-        r"labels 1, 2 leave out some of 0\.\.2.*task='multiclass' to keep the empty classes",
+        r"labels are 1 and 2, and two classes are 0 and 1\. Pass y - 1; .*task='multiclass'",
     ),
     "no label": ({"y": [NAN] * 3}, "no label is present. Pass y=None, or task='binary'"),
     "labels as text": (
@@ -167,12 +174,15 @@ REFUSED = {
         r"y has shape \(3, 1\): one column.*Pass y\.squeeze\(1\), or task='multilabel'",
     ),
     "code of a missing word": (
-        {"x": {"ward": pd.Series(["a", None, "b"]).astype("category").cat.codes}},
-        "'ward': row 1, column 'ward_0' holds -1, which is no category.*from 0 and NaN",
+        {
+            "x": {"ward": pd.Series(["a", None, "b"]).astype("category").cat.codes},
+            "kinds": {"ward": "categorical"},
+        },
+        "'ward': row 1, column 'ward_0' holds a negative number, which.*from 0 and NaN",
     ),
     "labels of other rows": (
         {"x": {"labs": LABS}, "y": pd.Series([0, 1, 1], index=["b", "a", "c"])},
-        r"y and x\['labs'\] have different indexes \(row 0: 'b' and 'a'\).*"
+        r"y and x\['labs'\] have different indexes \(the same labels in another order\).*"
         r"Pass y\.loc\[x\['labs'\]\.index\], or \.to_numpy\(\)",
     ),
     "modalities of other rows": (
@@ -228,6 +238,122 @@ REFUSED = {
         "covariates has 4 rows, the modalities have 3",
     ),
     "covariates that are no table": ({"covariates": [1, 2, 3]}, "covariates is a list. Pass a Dat"),
+    "complex numbers": (
+        {"x": {"mri": np.array([1 + 2j, 3, 4])}},
+        r"'mri' holds complex128, not numbers\. Pass two columns: \.real and \.imag",
+    ),
+    "complex covariate": (
+        {"covariates": {"phase": [1j, 2j, 3j]}},
+        r"covariates \(phase\) holds comp",
+    ),
+    "sparse matrix": (
+        {"x": {"labs": sparse.csr_matrix(A)}},
+        r"modality 'labs' is a sparse matrix|x\['labs'\] is a sparse matrix",
+    ),
+    "numbers as text": (
+        {"x": {"labs": pd.DataFrame({"k": ["3.5", "4"]})}},
+        r"'labs' \(k\) holds str.*, not numbers\. .*pd\.to_numeric\(column\), which stops at",
+    ),
+    "words as categories": (
+        {"x": {"ward": pd.Series(["a", "b", "a"], dtype="category")}},
+        r"'ward' holds string, not numbers.*of words the place in one fixed list",
+    ),
+    "categories beside numbers": (
+        {"x": {"m": pd.DataFrame({"w": pd.Categorical([1, 2, 3]), "k": [1.0, 2, 3]})}},
+        r"'m' holds categories \(w\) beside numbers\. Make the categories a modality of their own",
+    ),
+    "a code past 64 bits": (
+        {"x": {"ward": np.array([1, 2**63 + 1, 3], dtype="u8")}, "kinds": {"ward": "categorical"}},
+        r"row 1, column 'ward_0' holds a number of 2\*\*63 or more",
+    ),
+    "ids past 64 bits": (
+        {"x": {"dx": [np.array([2**63 + 1], dtype="u8")] * 3}},
+        r"modality 'dx': rows hold ids of 2\*\*63 or more",
+    ),
+    "dates in rows": (
+        {"x": {"dx": [np.array(["2020-01-01"], dtype="M8[D]")] * 3}, "kinds": {"dx": "codes"}},
+        "modality 'dx': rows hold datetime64.*hours since an event",
+    ),
+    "masked ids": (
+        {"x": {"dx": [[1], np.ma.masked_equal([1, 2], 2), [3]]}},
+        "modality 'dx': row 1 has masked entries. Leave them out of the row",
+    ),
+    "a number among lists": (
+        {"x": {"dx": pd.Series([[1], 5, [3]])}},
+        "modality 'dx': row 1 is a single value. Pass a list for each row",
+    ),
+    "masked 8 bits": (
+        {"x": {"xray": np.ma.array(IMAGES.astype("u1"), mask=IMAGES == 0)}},
+        r"'xray' has masked pixels of 8 bits.*xray\.filled\(0\), and observed=",
+    ),
+    "channels last": (
+        {"x": {"xray": np.zeros((3, 8, 9, 3))}},
+        r"8 channels of 9 × 3 pixels\? If the channels .* np\.moveaxis\(xray, -1, 1\); "
+        r"if not, kinds=\{'xray': 'image'\}",
+    ),
+    "8-bit channels last": (
+        {"x": {"xray": Images(np.zeros((3, 8, 9, 3), "u1"))}},
+        "If the channels come last",
+    ),
+    "a mask with holes": (
+        {"observed": np.ma.array(np.ones((3, 2), bool), mask=np.eye(3, 2))},
+        r"observed is itself missing in 2 places.*observed\.filled\(False\)",
+    ),
+    "a nullable mask with holes": (
+        {"observed": pd.DataFrame({"labs": [True, None, True], "ecg": True}, dtype="boolean")},
+        r"observed is itself missing in 1 places.*observed\.fillna\(False\)",
+    ),
+    "a feature mask with holes": (
+        {"x_observed": {"labs": np.ma.array(np.ones((3, 2), bool), mask=np.eye(3, 2))}},
+        r"x_observed\['labs'\] is itself missing in 2 places",
+    ),
+    "a masked group": (
+        {"groups": {"site": np.ma.array(["a", "b", "c"], mask=[0, 1, 0])}},
+        "group 'site' is missing in row 1",
+    ),
+    "a site as number and word": (
+        {"groups": {"site": [1, "1", "2"]}},
+        "group 'site' holds numbers and words, and one of each reads the same, such as 1 and '1'",
+    ),
+    "patients that floats merge": (
+        {"groups": {"patient": [2.0**53, 2.0**53 + 1, 1]}},
+        "group 'patient' holds float64 numbers so large that neighbours cannot be told apart",
+    ),
+    "labels of -1 and 1": (
+        {"y": [-1, 1, 1]},
+        r"the labels are -1 and 1, and two classes are 0 and 1\. Pass \(y \+ 1\) / 2",
+    ),
+    "labels of 1 and 2, told": ({"y": [1, 2, 2], "task": "binary"}, "are 1 and 2.* Pass y - 1"),
+    "a length of stay": (
+        {"y": [1.5, 7.25, 3.0]},
+        r"multiclass task: fractions\..*length of stay.*unsupported: dfdlib predicts classes\. Cut",
+    ),
+    "a length of stay in days": (
+        {"y": [3, 17, 41]},
+        r"the 3 different labels are not 0 to 2.*length of stay.*unsupported",
+    ),
+    "a time and an event": (
+        {"y": [[12.5, 1], [3.0, 0], [8.0, 1]]},
+        "multilabel task: fractions, numbers above 1.*a time and an event are unsupported",
+    ),
+    "a label that float32 rounds": ({"y": [0, 1 - 1e-12, 1]}, "multiclass task: fractions"),
+    "a label that is an identifier": (
+        {"y": [0, 10**8, 1], "task": "multiclass"},
+        "multiclass task: numbers too large for a class",
+    ),
+    "dates as labels": ({"y": pd.to_datetime(["2020"] * 3)}, "y holds datetime64.*days since"),
+    "kinds as a word": (
+        {"kinds": "vector"},
+        r"kinds is a str\. Pass a dict by modality: kinds=\{'la",
+    ),
+    "x_observed as an array": (
+        {"x_observed": A > 0},
+        "x_observed is a ndarray. Pass a dict by modal",
+    ),
+    "x as a table": (
+        {"x": LABS},
+        r"at least one modality, got a DataFrame\. Pass a dict of arrays",
+    ),
     "truth of wrong length": ({"truth": {"p_do": [0.5]}}, "truth has 1 rows, the modalities have"),
 }
 
@@ -264,10 +390,17 @@ VISITS = {"patient": ["p", "p", "q"], "site": ["a", "b", "b"]}
         (lambda c: c.split((1.5, -0.5)), "expected positive ones that sum to 1"),
         (lambda c: c.split((0.8, 0.1, 0.1)), r"would hold nobody: 3 rows cannot be cut by 'pat"),
         (lambda c: c.split(by="sight"), r"'sight' is not a group \(.*\)\. Did you mean 'site'"),
-        (lambda c: c.split((0.5, 0.5), by="site"), "1 patients would stand in two parts.*first p"),
+        (lambda c: c.split((0.5, 0.5), by="site"), "1 patients would stand in two parts when"),
         (lambda c: c.leave_out("site", "a"), "1 patients would stand in two parts when cut by 's"),
         (lambda c: c.leave_out("sites", "a"), "'sites' is not a group.*Did you mean 'site'"),
         (lambda c: c.leave_out("site", "c"), r"'c' is not a level of 'site' \(a, b\)\. Use one"),
+        (lambda c: c.leave_out("site", 1), r"^1 is not a level of 'site' \(a, b\)"),
+        (lambda c: c.leave_out("site", ["a", "b", "b"]), "takes one level of 'site', got a list"),
+        (lambda c: c.leave_out("site", None), "takes one level of 'site', got a NoneType"),
+        (
+            lambda c: c.select(pd.Series([True] * 3, index=[2, 0, 1])),
+            r"in another order.*sort_index",
+        ),
         (lambda c: c.summary(by="sex"), r"'sex' is not a group \(patient, site\)"),
     ],
 )
@@ -283,10 +416,10 @@ def test_leaving_out_everybody_is_refused():
 
 def test_check_disjoint_refuses_shared_ids_and_shared_rows():
     named, also_named = (cohort(groups={"patient": ids}) for ids in (["p", "q", "r"], [*"xyq"]))
-    with pytest.raises(ValueError, match="cohorts 0 and 1 share 1 patients, first q"):
+    with pytest.raises(ValueError, match=r"cohorts 0 and 1 share 1 patients\. Cut"):
         check_disjoint(named, also_named)
     parent = cohort()
-    with pytest.raises(ValueError, match="cohorts 1 and 2 share 1 patients, first 0"):
+    with pytest.raises(ValueError, match=r"cohorts 1 and 2 share 1 patients\. Cut"):
         check_disjoint(parent.select([2]), parent.select([0, 1]), parent.select([0]))
     with pytest.raises(ValueError, match="share 3 patients"):
         check_disjoint(parent, parent.select(modalities=["labs"]))
@@ -343,7 +476,7 @@ STAMPS = np.array([1.7e9, 1.7e9 + 60])
     ],
 )
 def test_values_that_float32_makes_equal_are_said(x, where):
-    with pytest.warns(UserWarning, match=f"{where}: values up to .* that differ by 60.*origin"):
+    with pytest.warns(UserWarning, match=f"{where}: the values lie so far from 0 .*origin"):
         Cohort(x=x)
 
 
@@ -355,3 +488,82 @@ def test_values_that_float32_keeps_apart_are_not(column):
         warnings.filterwarnings("error", ".*float32.*")
         warnings.filterwarnings("ignore", ".*nothing observed.*")
         Cohort(x={"t": np.asarray(column)})
+
+
+@pytest.mark.parametrize(
+    ("levels", "asked", "message"),
+    [
+        (
+            [1, 2, 2],
+            "1",
+            r"^'1' is not a level of 'site' \(1, 2\)\. .*int64 and not words: pass 1 with",
+        ),
+        (
+            ["1", "2", "2"],
+            1,
+            r"^1 is not a level of 'site' \(1, 2\)\. The levels are words: pass '1'",
+        ),
+    ],
+)
+def test_a_level_of_another_type_is_not_called_a_misspelling(levels, asked, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        cohort(groups={"site": levels}).leave_out("site", asked)
+    assert "Did you mean" not in str(refused.value)
+
+
+@pytest.mark.parametrize("group", ["patient", "visit", "hospital number"])
+def test_levels_that_are_patients_are_never_listed(group):
+    ids = [f"secret-{i}" for i in range(60)]
+    many = Cohort(x={"labs": np.ones(60)}, groups={"patient": ids, group: ids})
+    with pytest.raises(ValueError, match=f"not one of the 60 levels of '{group}'") as refused:
+        many.leave_out(group, "secret-60")
+    assert "secret" not in str(refused.value)
+    with pytest.raises(ValueError, match="of its type: str") as refused:
+        many.leave_out(group, 7)
+    assert "secret" not in str(refused.value)
+
+
+MARK = 777.25  # of one patient
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"x": {"labs": np.array([1.0, MARK, 2.0])}, "kinds": {"labs": "categorical"}},
+        {"x": {"labs": np.array([1.0, -777, 2.0])}, "kinds": {"labs": "categorical"}},
+        {"x": {"labs": A}, "y": [0, MARK, 1]},
+        {"x": {"labs": A}, "y": [0, 777, 1]},
+        {"x": {"labs": A}, "y": [0, 777, 1], "task": "binary"},
+        {"x": {"labs": A}, "y": [[0, 777], [0, 1], [1, 1]]},
+        {"x": np.array([MARK] * 3)},
+        {"x": {"labs": np.array(["777.25", "1", "2"])}},
+        {"x": {"labs": A}, "groups": {"patient": [777, "777", 1]}},
+        {"x": {"labs": A}, "covariates": [MARK] * 3},
+        {"x": {"labs": LABS.set_axis([777, 1, 2])}, "y": pd.Series([0, 1, 1], index=[1, 777, 2])},
+        {"x": {"labs": LABS.set_axis([777, 1, 2])}, "y": pd.Series([0, 1, 1], index=[1, 7, 2])},
+    ],
+)
+def test_no_refusal_shows_a_patients_value(given):
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        Cohort(**given)
+    assert "777" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_no_warning_shows_a_patients_value():
+    with pytest.warns(UserWarning, match="float32") as said:
+        Cohort(x={"t": np.array([1.777e9, 1.777e9 + 60])})
+    assert all("777" not in str(each.message) for each in said)
+
+
+def test_who_stands_in_two_parts_is_counted_and_not_named():
+    both = {"patient": ["secret-1", "secret-1", "secret-2"], "site": ["a", "b", "b"]}
+    visits = cohort(groups=both)
+    for call in (
+        lambda: visits.leave_out("site", "a"),
+        lambda: visits.split((0.5, 0.5), by="site"),
+        lambda: check_disjoint(visits, cohort(groups=both)),
+    ):
+        with pytest.raises(ValueError, match=r"\d patients") as refused:
+            call()
+        assert "secret" not in str(refused.value)

@@ -6,7 +6,8 @@ from dfdlib.data import Cohort
 
 
 def cohort(labs, **options):
-    return Cohort(x={"labs": labs, "ward": np.array([[1], [2], [1]])}, **options)
+    ward = np.array([[1], [2], [1]])
+    return Cohort(x={"labs": labs, "ward": ward}, kinds={"ward": "categorical"}, **options)
 
 
 FRAME = pd.DataFrame({"na": [140.0, 138.0, 133.0], "k": [4.0, 4.2, 5.1]})
@@ -15,8 +16,9 @@ FRAME = pd.DataFrame({"na": [140.0, 138.0, 133.0], "k": [4.0, 4.2, 5.1]})
 def test_a_schema_accepts_what_its_model_can_read():
     schema = cohort(FRAME, y=[0, 1, 0]).schema
     schema.check(cohort(FRAME).schema)
-    schema.check(Cohort(x={"ward": np.array([[3]])}).schema)
-    schema.check(Cohort(x={"ward": np.array([[3]] * 3), "labs": FRAME}).schema)
+    kinds = {"ward": "categorical"}
+    schema.check(Cohort(x={"ward": np.array([[3]])}, kinds=kinds).schema)
+    schema.check(Cohort(x={"ward": np.array([[3]] * 3), "labs": FRAME}, kinds=kinds).schema)
     schema.check(cohort(FRAME.to_numpy()).schema)  # a plain array has no names to compare
     schema.check(cohort(FRAME, y=[1, 1, 0]).schema, labels=True)
 

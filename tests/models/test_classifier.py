@@ -22,7 +22,8 @@ def cohort(n=600, task="binary", seed=0):
         "multilabel": torch.randint(0, 2, (n, 4), generator=generator).float(),
     }[task]
     y[:5] = torch.nan
-    return Cohort(x={"labs": labs, "ward": ward, "ecg": ecg}, y=y, task=task)
+    x = {"labs": labs, "ward": ward, "ecg": ecg}
+    return Cohort(x=x, kinds={"ward": "categorical"}, y=y, task=task)
 
 
 def prepared(data, backbone=GRAPE):

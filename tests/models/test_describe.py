@@ -11,7 +11,7 @@ from dfdlib.models.describe import describe, rebuild
 
 def schema():
     x = {"labs": torch.randn(4, 3), "ward": torch.tensor([[1], [2], [1], [2]])}
-    return Cohort(x=x, y=[0, 1, 0, 1]).schema
+    return Cohort(x=x, kinds={"ward": "categorical"}, y=[0, 1, 0, 1]).schema
 
 
 @pytest.mark.parametrize("backbone", [GRAPE(d=8, n_layers=3), TokenTransformer(d=8, n_heads=2)])

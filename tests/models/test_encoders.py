@@ -84,7 +84,8 @@ def test_categorical_state_loads_into_a_fresh_encoder():
 
 
 def cohort():
-    return Cohort(x={"labs": torch.randn(4, 3), "ward": torch.tensor([[1], [2], [1], [2]])})
+    ward = torch.tensor([[1], [2], [1], [2]])
+    return Cohort(x={"labs": torch.randn(4, 3), "ward": ward}, kinds={"ward": "categorical"})
 
 
 def test_make_encoders_by_kind_and_override():
