@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from torch import nn
 
+from dfdlib.causal.arrays import has_labels, numbers, plain
 from dfdlib.data import Cohort
-from dfdlib.data._validate import Task, unknown
+from dfdlib.data._validate import Task, names_people, unknown
 
 FitPredict = Callable[[Cohort, Cohort], np.ndarray]
 
@@ -85,7 +86,8 @@ def out_of_group(cohort: Cohort, group: str, fit_predict: FitPredict) -> Float[n
     values = cohort.groups[group]
     levels = pd.unique(pd.Series(values))
     if len(levels) < 2:
-        raise ValueError(f"{group!r} has one level, {levels[0]!r}. Use out_of_fold")
+        named = "" if names_people(group, values) else f", {levels[0]!r}"
+        raise ValueError(f"{group!r} has one level{named}. Use out_of_fold")
     result = _Collected(cohort)
     for level in levels:
         rest, held_out = cohort.leave_out(group, level)
@@ -128,7 +130,7 @@ def out_of_fold(
     owners = pd.Series(units).groupby(cohort.groups["patient"]).nunique()
     if (owners > 1).any():
         raise ValueError(
-            f"patient {owners.idxmax()} is in several levels of {by!r}. Pass by='patient'"
+            f"{int((owners > 1).sum())} patients are in several levels of {by!r}. Pass by='patient'"
         )
     apart = np.zeros(len(cohort)) if within is None else pd.factorize(cohort.groups[within])[0]
     result = _Collected(cohort)
@@ -148,7 +150,7 @@ class _Collected:
         self.array = np.zeros((len(cohort), 0))
 
     def put(self, rows: Int[np.ndarray, " m"], train: Cohort, answer: np.ndarray) -> None:
-        schema, answer = self.cohort.schema, np.asarray(answer)
+        schema, answer = self.cohort.schema, _in_order(answer, len(rows))
         if schema.task == "multiclass" and answer.ndim == 2 and answer.shape[1] != schema.n_classes:
             unseen = sorted(_classes(self.cohort) - _classes(train))
             if unseen:
@@ -161,6 +163,17 @@ class _Collected:
         if not self.array.shape[1]:
             self.array = np.full((len(self.cohort), part.shape[1]), np.nan)
         self.array[rows] = part
+
+
+def _in_order(answer: object, n: int) -> np.ndarray:
+    """Read what fit_predict returned, which has to be in the order of the rows it was given."""
+    read = plain(answer, "probabilities")
+    if has_labels(answer, read) and not read.index.equals(pd.RangeIndex(n)):
+        raise ValueError(
+            "fit_predict returned probabilities whose index is not 0 to the number of rows. Return "
+            "them in the order of the test part, as an array: .to_numpy()"
+        )
+    return np.asarray(read)
 
 
 def _classes(cohort: Cohort) -> set[int]:
@@ -192,6 +205,15 @@ def advice(model: object) -> str:
     """What to pass in the place of something that is no model."""
     if isinstance(getattr(model, "model", None), nn.Module):
         return "Pass its model: run.model"
+    if isinstance(model, (torch.Tensor, pd.DataFrame, pd.Series, list, tuple)) or (
+        hasattr(model, "to_numpy") or hasattr(model, "to_pandas")
+    ):
+        how = "np.array(p)" if isinstance(model, (list, tuple)) else "p.to_numpy()"
+        how = "p.numpy()" if isinstance(model, torch.Tensor) else how
+        return (
+            f"Of probabilities, pass a numpy array to evaluate, its rows in the order of the "
+            f"cohort: {how}"
+        )
     return "Pass its probabilities to evaluate: model.predict_proba(X)"
 
 
@@ -204,13 +226,19 @@ def checked(
     probabilities: np.ndarray, *, n: int, k: int | None, task: Task | None
 ) -> Float[np.ndarray, "n k"]:
     """Refuse what are no probabilities; return float64, one column per class or label."""
-    p = probabilities.astype(float)
+    p = numbers(probabilities, "the array of probabilities")
+    if p.dtype.kind != "f":
+        raise ValueError(
+            f"probabilities are of type {p.dtype}, which are decisions or classes. Pass "
+            "model.predict_proba(X), or p.astype(float) if you mean 0 and 1 as probabilities"
+        )
+    p = p.astype(float)
     if p.ndim == 1 and task == "binary":
         p = np.column_stack([1 - p, p])
     if p.ndim != 2 or len(p) != n or (k is not None and p.shape[1] != k):
         columns = "K" if k is None else k
         raise ValueError(
-            f"probabilities have shape {probabilities.shape}, expected ({n}, {columns}). "
+            f"probabilities have shape {np.shape(probabilities)}, expected ({n}, {columns}). "
             "Pass one row per row of the cohort, one column per class or label"
         )
     bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
@@ -222,8 +250,8 @@ def checked(
     bad = np.flatnonzero(((p < 0) | (p > 1)).any(axis=1))
     if len(bad):
         raise ValueError(
-            f"probabilities lie outside 0 to 1 in {len(bad)} rows, first row {bad[0]}: "
-            f"{p[bad[0]].tolist()}. Pass logits through torch.sigmoid or torch.softmax first"
+            f"probabilities lie outside 0 to 1 in {len(bad)} rows, first row {bad[0]}. "
+            f"Pass logits through torch.sigmoid or torch.softmax first"
         )
     if task == "multilabel" or task is None:
         return p

@@ -12,15 +12,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dfdlib._bootstrap import MIN_EVENTS
+from dfdlib.causal.arrays import numbers, same_order
 from dfdlib.data._validate import unknown
 
 ReaderName = Literal["linear", "knn"]
 
 
 def probe(
-    h: np.ndarray,
+    h: np.ndarray | pd.DataFrame,
     y: np.ndarray | pd.Series | pd.DataFrame,
-    h_test: np.ndarray | None = None,
+    h_test: np.ndarray | pd.DataFrame | None = None,
     y_test: np.ndarray | pd.Series | pd.DataFrame | None = None,
     *,
     reader: ReaderName | str = "linear",
@@ -55,8 +56,8 @@ def probe(
         h (n, d), y (n,) or (n, labels)
 
     Raises:
-        ValueError: Rows that do not fit, NaN in a representation, half of a test part, an unknown
-            reader.
+        ValueError: Rows that do not fit or have other labels, NaN in a representation, half of a
+            test part, an unknown reader.
 
     Example:
         >>> h = np.random.default_rng(0).standard_normal((2000, 3))
@@ -80,7 +81,8 @@ def probe(
         parts = (h, label), _rows(h_test, y_test, "h_test", "y_test")
         if parts[0][0].shape[1] != parts[1][0].shape[1]:
             raise ValueError(
-                f"h has {h.shape[1]} columns, h_test {h_test.shape[1]}. Pass one representation"
+                f"h has {h.shape[1]} columns, h_test {parts[1][0].shape[1]}. Pass one "
+                "representation"
             )
     names = list(y.columns) if isinstance(y, pd.DataFrame) else range(label.shape[1])
     lines = []
@@ -100,12 +102,14 @@ def probe(
     return pd.DataFrame(lines)
 
 
-def _rows(h: np.ndarray, y: Any, name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
-    h, found = np.asarray(h), np.asarray(y)
+def _rows(h: Any, y: Any, name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+    read = same_order(**{name: h, label: y})
+    h, found = numbers(read[name], name), np.asarray(read[label])
     found = found.reshape(len(found), -1)
     if h.ndim != 2 or len(h) != len(found):
         raise ValueError(
-            f"{name} has shape {h.shape}, {label} {np.shape(y)}. Pass one row per patient in both"
+            f"{name} has shape {h.shape}, {label} {np.shape(read[label])}. Pass one row per "
+            "patient in both"
         )
     if not np.isfinite(h).all():
         raise ValueError(f"{name} holds NaN or infinite values. Pass a representation without")
