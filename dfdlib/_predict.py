@@ -149,7 +149,7 @@ class _Collected:
         self.cohort = cohort
         self.array = np.zeros((len(cohort), 0))
 
-    def put(self, rows: Int[np.ndarray, " m"], train: Cohort, answer: np.ndarray) -> None:
+    def put(self, rows: Int[np.ndarray, " m"], train: Cohort, answer: object) -> None:
         schema, answer = self.cohort.schema, _in_order(answer, len(rows))
         if schema.task == "multiclass" and answer.ndim == 2 and answer.shape[1] != schema.n_classes:
             unseen = sorted(_classes(self.cohort) - _classes(train))

@@ -1057,7 +1057,7 @@ def test_harnesses_refuse(cohort):
         out_of_fold(cohort, half, by="patinet")
     with pytest.raises(ValueError, match="'hospital' is not a group"):
         out_of_fold(cohort, half, within="hospital")
-    with pytest.raises(ValueError, match=r"patient \d+ is in several levels of 'site'. Pass by="):
+    with pytest.raises(ValueError, match=r"^\d+ patients are in several levels of 'site'. Pass"):
         out_of_fold(cohort, half, by="site")
     with pytest.raises(ValueError, match=r"folds is 61, with 60 to share out. Pass 2 to 60"):
         out_of_fold(cohort, half, folds=61)

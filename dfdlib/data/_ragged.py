@@ -104,7 +104,7 @@ def _row(row: Any, number: int) -> np.ndarray:
         return np.empty(0)
     if isinstance(row, np.ma.MaskedArray) and np.ma.getmaskarray(row).any():
         raise ValueError(f"row {number} has masked entries. Leave them out of the row")
-    array = np.asarray(row) if isinstance(row, (list, np.ndarray)) else numbers(row, "a row")
+    array = np.asarray(row) if isinstance(row, (list, tuple, np.ndarray)) else numbers(row, "a row")
     if array.ndim:
         return array
     if array.dtype.kind in "fO" and pd.isna(array).all():

@@ -80,6 +80,7 @@ def test_a_modality_that_is_not_there_counts_as_missing():
     without = data.select(modalities=["ecg", "labs"])
     masked = Cohort(
         x={name: data.x[name] for name in data.names},
+        kinds=data.schema.kinds,
         observed=data.observed & torch.tensor([True, False, True]),
         x_observed={"labs": data.x_observed["labs"], "ecg": data.x_observed["ecg"]},
         y=data.y,
