@@ -1,7 +1,9 @@
 """The training loop: one epoch after the other, able to stop and go on between any two."""
 
 import contextlib
+import json
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dfdlib._checkpoints import (
-    describe_or_print,
+    difference,
     fingerprint,
+    hash_of,
+    identify,
     latest,
+    made_with,
     read_folder,
     write_checkpoint,
 )
@@ -85,11 +90,10 @@ class Loop:
         *,
         plan: Plan,
         fabric: Fabric,
-        folder: str | Path | None,
+        folder: Path | None,
     ) -> None:
         self.plain, self.train, self.val = model, train, val
-        self.plan, self.fabric = plan, fabric
-        self.folder = None if folder is None else Path(folder)
+        self.plan, self.fabric, self.folder = plan, fabric, folder
         # Fabric's wrapper steps; the state is read and written on the optimiser itself
         self.plain_optimizer = torch.optim.AdamW(
             model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
@@ -99,12 +103,15 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.state = Progress()
         if self.folder is not None:
-            self.identity = {
-                "model": describe_or_print(model),
+            self.identity: dict[str, Any] = {
+                "model": json.dumps(identify(model)),
                 **{k: v for k, v in plan.__dict__.items() if k != "stages"},
                 "stages": repr(plan.stages),
                 "train": fingerprint(train),
                 "val": None if val is None else fingerprint(val),
+                "start": None if plan.init == "fresh" else hash_of(model.state_dict()),
+                "processes": fabric.world_size,
+                "precision": fabric.strategy.precision.precision,
             }
             self._resume(self.folder)
 
@@ -171,8 +178,9 @@ class Loop:
             return
         bad = [name for name, term in terms.items() if not math.isfinite(float(term.detach()))]
         term = next((name for name in bad if name != "total"), "total")
-        any_kept = self.folder is not None and self.state.epoch
-        kept = f" The last good checkpoint is in {self.folder}." if any_kept else ""
+        kept = ""
+        if self.folder is not None and self.state.epoch:
+            kept = f" The last good checkpoint is in {self.folder.name!r}."
         raise FloatingPointError(
             f"the loss term {term!r} is {float(terms[term].detach())} in epoch "
             f"{self.state.epoch + 1}, step {step + 1}. Try a smaller learning rate, such as "
@@ -228,12 +236,23 @@ class Loop:
         if found is None:
             return
         tensors, card = read_folder(found, "checkpoint")
-        other = [k for k, v in self.identity.items() if card.get(k) != v]
-        if other:
+        before: dict[str, Any] = {k: card.get(k) for k in self.identity}
+        if before != self.identity:
+            pair = [
+                run | {"model": json.loads(run["model"] or "null")}
+                for run in (before, self.identity)
+            ]
             raise ValueError(
-                f"{folder} holds the checkpoint of another run: {other[0]} was "
-                f"{card.get(other[0])!r} and is now {self.identity[other[0]]!r}. Pass another "
-                "folder, or delete this one."
+                f"{folder.name!r} holds the checkpoint of another run: {difference(*pair)}. Pass "
+                "another folder, or delete this one."
+            )
+        now = made_with()
+        told = [f"{k} {card.get(k)} and now {v}" for k, v in now.items() if card.get(k) != v]
+        if told:
+            warnings.warn(
+                f"the run in {folder.name!r} was begun with {', '.join(told)}, so its weights are "
+                "those of one uninterrupted run up to rounding, not to the bit",
+                stacklevel=4,
             )
         self.state = Progress(**card["state"])
         self.state.history = [

@@ -6,10 +6,10 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
-from dfdlib._checkpoints import read_folder, write_folder
+from dfdlib._checkpoints import alone, read_model, write_folder
 from dfdlib._checks import check
 from dfdlib._loop import Loop, Plan, Selection, mix
 from dfdlib.data import Cohort, Schema
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
-from dfdlib.models.describe import describe, rebuild
+from dfdlib.models.describe import describe
 
 __all__ = ["Run", "Stage", "fit", "load_model", "seed_everything", "trainer"]
 
@@ -58,7 +58,6 @@ class Run:
             TypeError: if the model holds a module that JSON cannot describe; says which.
         """
         card = {
-            "format": 1,
             "model": describe(self.model),
             "selection": self.selection,
             "best_epoch": self.best_epoch,
@@ -68,27 +67,46 @@ class Run:
         write_folder(Path(folder), "model", dict(self.model.state_dict()), card)
 
 
-def load_model(folder: str | Path) -> Method:
+def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
     """Make a saved model again, ready to score new patients; see `Run.save`.
 
-    Nothing is unpickled, but the modules that `model.json` names are imported: load only what you
-    trust.
+    Nothing is unpickled, and nothing is imported or called but the methods, backbones, heads and
+    encoders of `dfdlib.models` and layers of `torch.nn`. Classes of your own need `trust`: they may
+    run any code, so name only packages whose folders you would run yourself.
+
+    Before memory is taken, the sizes in `model.safetensors` are compared with those of the model
+    that `model.json` describes. A folder whose files changed after they were written is refused; so
+    is one that holds links. The checksums tell damage: who makes a folder can make them too.
+
+    Args:
+        folder: what `Run.save` wrote. Folders of the first format, which have no checksums, load
+            with a warning.
+        trust: packages ("mypackage"), modules ("mypackage.module") or classes
+            ("mypackage.module:Class") that may be imported besides.
+
+    Warns:
+        UserWarning: if the folder has no checksums.
 
     Raises:
         FileNotFoundError: if the folder holds no saved model.
-        ImportError: if a class cannot be imported, or is no torch module.
-        ValueError: if the folder was saved in another format.
+        ImportError: if a class is neither listed nor trusted, cannot be imported, or is no torch
+            module.
+        ValueError: if the folder is damaged, or was saved in another format.
+
+    Example:
+        >>> load_model("nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: 'nowhere' holds no model.json, so nothing was saved there. ...
     """
-    tensors, card = read_folder(Path(folder), "model")
-    if card.get("format") != 1:
-        raise ValueError(
-            f"{folder} has format {card.get('format')!r}, and this version reads 1. Load it with "
-            "the version of dfdlib that saved it."
+    model, card = read_model(Path(folder), trust=trust)
+    if card["format"] == 1:
+        warnings.warn(
+            f"{Path(folder).name!r} is of the first format, which has no checksums: that its files "
+            "are as they were written is not known. Fit the model again and save it.",
+            stacklevel=2,
         )
-    model = rebuild(card["model"])
-    model.load_state_dict(tensors)
     model.selection = card["selection"]
-    return model.eval()
+    return cast(Method, model).eval()
 
 
 def seed_everything(seed: int) -> None:
@@ -188,12 +206,13 @@ def fit(
         init,
     )
     bar = sys.stdout.isatty() if progress is None else progress
-    with _own_random_state():
+    place = None if folder is None else Path(folder)
+    with _own_random_state(), alone(place if fabric.is_global_zero else None):
         if init == "fresh" or not model.prepared:
             model.prepare(train)  # first, since vocabularies decide how many weights there are
         if init == "fresh":
             _draw_weights(model, plan.seed)
-        loop = Loop(model, train, val, plan=plan, fabric=fabric, folder=folder)
+        loop = Loop(model, train, val, plan=plan, fabric=fabric, folder=place)
         with tqdm(total=plan.epochs, disable=not bar, unit="epoch") as ticker:
             for _ in loop.run():
                 ticker.update(1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 
@@ -70,12 +70,6 @@ class Images:
     def to(self, device: str | torch.device) -> "Images":
         """Make batches on a device; the pixels stay where they are."""
         return Images(self.pixels, self.rows, torch.device(device))
-
-    def sample(self, most: int = 256) -> UInt8[Tensor, "k c h w"]:
-        """Read some rows' pixels, evenly spread: enough to tell two sets of images apart."""
-        there = self.rows[self.rows >= 0]
-        spread = torch.linspace(0, len(there) - 1, min(most, len(there))).long()
-        return torch.from_numpy(self.pixels[there[spread].numpy()])
 
     def scaled(self) -> Float32[Tensor, "n c h w"]:
         """Read the rows' pixels as shares of 255, zeros where a row has no image."""

@@ -269,7 +269,7 @@ class MultimodalVAE(ViewModel):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         code = state.get(f"{prefix}prior_code")
-        if code is not None and int(code) != int(self.prior_code):
+        if code is not None and int(code) != PRIORS.index(self.prior):
             other = PRIORS[int(code)]
             raise ValueError(
                 f"the checkpoint is of a VAE with prior={other!r}, and this model has prior="

@@ -1,12 +1,16 @@
+import importlib
+import inspect
 import json
+import pkgutil
 
 import pytest
 import torch
 from torch import nn
 
+from dfdlib import models
 from dfdlib.data import Cohort
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
-from dfdlib.models.describe import describe, rebuild
+from dfdlib.models.describe import check_trust, describe, rebuild
 
 
 def schema():
@@ -36,7 +40,26 @@ def test_refuses_what_it_could_not_make_again():
 
     with pytest.raises(TypeError, match=r"Local that was defined in a notebook or in a function"):
         describe(Local())
-    with pytest.raises(ImportError, match=r"os:system is no torch module"):
+    with pytest.raises(ImportError, match=r"'os:system', which is not among those"):
         rebuild({"class": "os:system", "arguments": {"command": "true"}})
+    with pytest.raises(ImportError, match=r"os:system is no torch module"):
+        rebuild({"class": "os:system", "arguments": {"command": "true"}}, trust=["os"])
     with pytest.raises(ImportError, match=r"cannot import 'Gone' from 'dfdlib.models'"):
-        rebuild({"class": "dfdlib.models:Gone", "arguments": {}})
+        rebuild({"class": "dfdlib.models:Gone", "arguments": {}}, trust=["dfdlib.models"])
+
+
+def test_every_public_class_that_a_model_is_made_of_can_be_loaded():
+    """A class that `describe` can describe, in a public module, is on the list of `rebuild`."""
+    known = []
+    for info in pkgutil.iter_modules(models.__path__, "dfdlib.models."):
+        module = importlib.import_module(info.name)
+        for name, kind in vars(module).items():
+            own = isinstance(kind, type) and kind.__module__ == info.name
+            if not own or not issubclass(kind, nn.Module) or inspect.isabstract(kind):
+                continue
+            if not {info.name.rpartition(".")[2][0], name[0]} & {"_"}:
+                known.append(name)
+                check_trust({"class": f"{info.name}:{name}", "arguments": {}})
+    assert {"Classifier", "DFD", "GRAPE", "MultimodalVAE", "SeriesGRU", "VectorEncoder"} < set(
+        known
+    )
