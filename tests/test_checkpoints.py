@@ -628,8 +628,6 @@ def other_cohorts():
                               base | {"groups": {"site": one, "ward": one}}),
         "levels 1 and '1'": (base | {"groups": {"site": numbers}},
                              base | {"groups": {"site": numbers.astype(str)}}),
-        "mixed levels": (base | {"groups": {"site": np.array([1, "1"] * 30, dtype=object)}},
-                         base | {"groups": {"site": np.array(["1", 1] * 30, dtype=object)}}),
         "patients": (base | {"groups": {"patient": np.arange(60)}},
                      base | {"groups": {"patient": np.arange(60)[::-1]}}),
         "covariates": (base | {"covariates": {"age": labs[:, 1]}},
