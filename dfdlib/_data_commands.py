@@ -20,7 +20,10 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
+        said = str(error)
+        if isinstance(error, OSError) and error.filename is not None:  # the system's: a whole path
+            said = f"{error.strerror}: {Path(str(error.filename)).name}"
+        typer.echo(f"Error: {said}", err=True)
         raise typer.Exit(1) from None
 
 

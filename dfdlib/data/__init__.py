@@ -34,7 +34,8 @@ def load(name: str, **options: Any) -> Cohort:
     Args:
         name: `heart`, the UCI heart disease data of four hospitals; `synthetic`, cohorts with known
             truth; `phantom`, made-up chest X-rays; `digits`, pairs of handwritten digits; or, from
-            your own copy, `eicu`, `mimic_iv`, `adni`, `mimic_cxr`. Each is `dfdlib.data.NAME.load`.
+            your own copy, `eicu`, `mimic_iv`, `adni`, `mimic_cxr`. Each is `dfdlib.data.NAME.load`;
+            a hyphen may stand for the underscore.
         **options: What the loader of that name takes.
 
     Raises:
@@ -45,6 +46,7 @@ def load(name: str, **options: Any) -> Cohort:
         Traceback (most recent call last):
         ValueError: 'hart' is not a data set (heart, synthetic, phantom, ...). Did you mean 'heart'?
     """
+    name = str(name).replace("-", "_")
     if name not in _LOADERS:
         raise unknown(name, _LOADERS, "data set")
     loader: Callable[..., Cohort] = import_module(f"dfdlib.data.{name}").load

@@ -58,7 +58,7 @@ def _read(raw: Raw) -> pd.DataFrame:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise ValueError(
-            damaged(Path(raw.path.name), "it cannot be read to its end", SOURCES["mimic_cxr"])
+            damaged(raw.place, "it cannot be read to its end", SOURCES["mimic_cxr"])
         ) from None
     table = table.apply(lambda column: column.str.strip())
     for name, letter in (("subject_id", "p"), ("study_id", "s")):

@@ -27,9 +27,13 @@ def read(out: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}). Delete it and ingest again") from None
+        raise ValueError(f"{NAME} is no JSON ({error}). Delete it and ingest again") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{NAME} is no text in UTF-8. Delete it and ingest again") from None
     if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not of schema {SCHEMA}. Delete it and ingest again")
+        raise ValueError(f"{NAME} is not of schema {SCHEMA}. Delete it and ingest again")
+    if not isinstance(stored.get("tables", {}), dict):
+        raise ValueError(f"{NAME} lists no tables. Delete it and ingest again")
     return stored
 
 
@@ -67,10 +71,10 @@ def entry(raw: Raw, root: Path) -> dict[str, Any]:
 def is_done(table: Mapping[str, Any] | None, described: Mapping[str, Any], parquet: Path) -> bool:
     """Whether a table was made of the same content, in the same way, and is still what it was."""
     return (
-        table is not None
+        isinstance(table, Mapping)
         and all(table.get(key) == value for key, value in described.items())
         and parquet.is_file()
-        and sha256(parquet) == table["sha256"]
+        and sha256(parquet) == table.get("sha256")
     )
 
 
@@ -88,7 +92,7 @@ def check_shipped(raw: Raw, root: Path, digest: str, source: Source) -> None:
             expected = checksums(sums).get(name)
             if expected not in (None, digest):
                 raise ValueError(
-                    f"{raw.path} is not the file that {sums} lists: its SHA-256 is "
+                    f"{raw.place} is not the file that SHA256SUMS.txt lists: its SHA-256 is "
                     f"{digest[:12]}…, expected {expected[:12]}…. Get it again: {source.page}"
                 )
             return
@@ -125,7 +129,7 @@ def check_version(table: str, rows: int, raw: Raw, source: Source, *, wanted: st
     expected = source.counts.get(wanted or "", {}).get(table, rows)
     if expected != rows:
         raise ValueError(
-            f"{raw.path} has {rows:,} rows; version {wanted} of {source.title} has {expected:,}. "
+            f"{raw.place} has {rows:,} rows; version {wanted} of {source.title} has {expected:,}. "
             f"Get it at {source.page}, or leave version out"
         )
     if wanted is not None:
@@ -133,7 +137,7 @@ def check_version(table: str, rows: int, raw: Raw, source: Source, *, wanted: st
     for name, counts in source.counts.items():
         if counts.get(table) == rows and name not in source.versions:
             raise ValueError(
-                f"{raw.path} has {rows:,} rows, as version {name} has, and cohorts are written for "
-                f"{', '.join(source.versions)} ({source.page}). To take it all the same, pass "
+                f"{raw.place} has {rows:,} rows, as version {name} has, and cohorts are written "
+                f"for {', '.join(source.versions)} ({source.page}). To take it all the same, pass "
                 f"version={name!r} (--version {name})"
             )

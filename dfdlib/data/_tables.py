@@ -256,3 +256,9 @@ TABLES: dict[str, dict[str, dict[str, str]]] = {
     "adni": _ADNI,
     "mimic_cxr": _MIMIC_CXR,
 }
+
+#: Tables that are declared, but that no cohort reads: where they are not there, nothing is lacking.
+UNREAD: dict[str, tuple[str, ...]] = {
+    "eicu": ("admissiondx", "vitalperiodic"),
+    "mimic_iv": ("d_icd_diagnoses", "d_icd_procedures"),
+}

@@ -1,5 +1,6 @@
 """Raw .csv and .csv.gz files of data sets under access control, to typed parquet files."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -11,7 +12,7 @@ from dfdlib.data import _ingest_manifest as manifests
 from dfdlib.data._ingest_convert import connection, convert
 from dfdlib.data._ingest_files import Raw, find
 from dfdlib.data._ingest_sources import SOURCES
-from dfdlib.data._tables import TABLES
+from dfdlib.data._tables import TABLES, UNREAD
 from dfdlib.data._validate import unknown
 
 
@@ -35,11 +36,12 @@ def ingest(
     and what is done is not done again, unless the raw file or the declaration has changed.
 
     Where a measurement holds text instead of a number it becomes NULL, and the manifest counts it
-    under `unreadable`. Where PhysioNet's SHA256SUMS.txt lies beside the files, they are compared
-    with it.
+    under `unreadable`. A time with an offset, or a number where a time belongs, is refused. The
+    checksums in .gz files are verified. Tables that no cohort reads need not be there. Where
+    PhysioNet's SHA256SUMS.txt lies beside the files, they are compared with it.
 
     Args:
-        dataset: `eicu`, `mimic_iv`, `adni` or `mimic_cxr`.
+        dataset: `eicu`, `mimic_iv`, `adni` or `mimic_cxr`; `mimic-iv` is `mimic_iv`.
         root: the folder that holds the raw files, at most three levels down, in the names that
             their owners gave them, in either case.
         out: the folder to write to; it is made if it does not exist.
@@ -71,18 +73,30 @@ def ingest(
         >>> done["version"], done["tables"]["hospital"]["rows"]
         ('unknown', 60)
     """
+    dataset = dataset.replace("-", "_")
     if dataset not in TABLES:
         raise unknown(dataset, TABLES, "data set that can be ingested")
     source, root, out = SOURCES[dataset], Path(root), Path(out)
     if version is not None and version not in source.counts:
         raise unknown(version, source.counts, f"known version of {source.title}")
     wanted = _chosen(TABLES[dataset], tables, skip)
-    files = find(root, {table: TABLES[dataset][table] for table in wanted}, source)
+    files = find(
+        root,
+        {table: TABLES[dataset][table] for table in wanted},
+        source,
+        optional=() if tables is not None else UNREAD.get(dataset, ()),
+    )
+    if absent := [table for table in wanted if table not in files]:
+        warnings.warn(
+            f"without {', '.join(absent)}: not below root, and no cohort reads them",
+            UserWarning,
+            stacklevel=2,
+        )
 
     manifest = manifests.read(out)
     if manifest.get("dataset", dataset) != dataset:
         raise ValueError(
-            f"{out} holds {manifest['dataset']}, not {dataset}. Pass another folder as out"
+            f"{str(out)!r} holds {manifest['dataset']}, not {dataset}. Pass another folder as out"
         )
     manifest |= {
         "schema": manifests.SCHEMA,
