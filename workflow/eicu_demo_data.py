@@ -8,7 +8,7 @@ import pandas as pd
 
 from dfdlib.data import Cohort, eicu
 from dfdlib.data._clinical import open_extract
-from dfdlib.data._clinical_eicu import LABELS, RULES, STAYS
+from dfdlib.data._clinical_eicu import FAULTS, LABELS, RULES, STAYS
 from dfdlib.data._clinical_rows import read
 from dfdlib.data._flow import include
 
@@ -31,10 +31,11 @@ def load(
 def _all_stays(root: Path, died_in: str, modalities: list[str]) -> tuple[Cohort, pd.DataFrame]:
     """Leave out the two rules on how long somebody stayed: there is no cut to outlast."""
     with open_extract("eicu", root, "4GB") as extract:
-        extract.open(("patient", "hospital"), "the cohort")
+        extract.open(("patient", "hospital"), "the cohort", once=True)
         label = LABELS["mortality"].format(died_in=died_in)
         candidates = f"SELECT *, {label} AS y, 1440 AS cut, 0 AS origin FROM ({STAYS})"
-        flow = include(extract, candidates, RULES[2:], "stays in intensive care")
+        rules = (*FAULTS, *RULES[2:])
+        flow = include(extract, candidates, rules, "stays in intensive care")
         unit = extract.fetch("SELECT * FROM unit ORDER BY position")
         x: dict[str, Any] = {}
         for name in modalities:

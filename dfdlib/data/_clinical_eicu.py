@@ -134,7 +134,7 @@ MODALITIES: dict[str, Modality] = {
     "labs": Series(
         Events(
             key=STAY,
-            source="lab JOIN item ON labname = item.name",
+            source="lab JOIN item ON lower(trim(labname)) = lower(item.name)",
             tables=("lab",),
             time="labresultoffset / 60.0",
             # DIFF: MUSE takes what was drawn before the cut; a value is known once it is reported,
@@ -142,6 +142,10 @@ MODALITIES: dict[str, Modality] = {
             recorded="greatest(labresultoffset, labresultrevisedoffset)",
             value="labresult",
             flag="item.flag",
+            measured=True,
+            respelt="labname <> item.name",
+            item="item.name",
+            unit="labmeasurenamesystem",
         ),
         LAB_UNITS,
     ),
@@ -180,22 +184,70 @@ RULES = (
 )
 LEFT_ALIVE = Rule("left the unit alive", "unit_status = 'Alive'")
 
+#: Faults of the tables; each is in the flow where it leaves somebody out.
+FAULTS = (
+    Rule("with an identifier of stay and patient", "id IS NOT NULL AND patient IS NOT NULL", True),
+    Rule("told once, or alike each time", "NOT twice", True),
+    Rule("of a hospital stay of one patient", "NOT shared", True),
+    Rule("that ends no earlier than it begins", "coalesce(minutes, 0) >= 0", True),
+)
+#: Of readmission, which is read off the other stays of the same stay in hospital.
+IN_ORDER = (
+    Rule("of a hospital stay of which no other stay is told wrongly", "NOT beside_fault", True),
+    Rule("of a hospital stay with one order by number and by time", "NOT disordered", True),
+)
+
 LABELS = {
     "mortality": "CASE {died_in}_status WHEN 'Expired' THEN 1 WHEN 'Alive' THEN 0 END",
     "readmission": "coalesce(next_start - start <= 15 * 1440, false)::INT",
 }
 
+# A stay whose hospital stay is not told is one of its own.
+_HOSPITAL_STAY = f"coalesce(patienthealthsystemstayid, -{STAY})"
+_FAULT = "(twice OR shared OR coalesce(minutes, 0) < 0 OR start IS NULL)"
+
 #: A row per stay, with what rules, labels and groups read.
 STAYS = f"""
-    SELECT {STAY} AS id, uniquepid AS patient, p.hospitalid AS hospital,
-        coalesce(region, 'unknown') AS region, unitdischargeoffset AS minutes,
-        trim(age) AS age_text, try_cast(age AS DOUBLE) AS age,
-        unitdischargestatus AS unit_status, hospitaldischargestatus AS hospital_status,
-        coalesce(lower(gender), 'unknown') AS sex,
-        coalesce(ethnicity, 'Other/Unknown') AS ethnicity,
-        coalesce(unittype, 'unknown') AS unit, -hospitaladmitoffset AS start,
-        lead(-hospitaladmitoffset) OVER (
-            PARTITION BY patienthealthsystemstayid ORDER BY -hospitaladmitoffset, unitvisitnumber
-        ) AS next_start
-    FROM patient p LEFT JOIN hospital h ON p.hospitalid = h.hospitalid
+    SELECT * EXCLUDE (hospital_stay, number, behind),
+        bool_or({_FAULT}) OVER (PARTITION BY hospital_stay)
+            AND count(*) OVER (PARTITION BY hospital_stay) > 1 AS beside_fault,
+        bool_or(behind) OVER (PARTITION BY hospital_stay) AS disordered
+    FROM (
+        SELECT *, minutes AS finished, coalesce(number < max(number) OVER earlier, false) AS behind,
+            lead(start) OVER (PARTITION BY hospital_stay ORDER BY start, number) AS next_start
+        FROM (
+            SELECT {STAY} AS id, uniquepid AS patient, p.hospitalid AS hospital,
+                coalesce(region, 'unknown') AS region, unitdischargeoffset AS minutes,
+                trim(age) AS age_text, try_cast(age AS DOUBLE) AS age,
+                unitdischargestatus AS unit_status, hospitaldischargestatus AS hospital_status,
+                coalesce(lower(gender), 'unknown') AS sex,
+                coalesce(ethnicity, 'Other/Unknown') AS ethnicity,
+                coalesce(unittype, 'unknown') AS unit, -hospitaladmitoffset AS start,
+                {_HOSPITAL_STAY} AS hospital_stay, unitvisitnumber AS number,
+                count(*) OVER (PARTITION BY {STAY}) > 1 AND {STAY} IS NOT NULL AS twice,
+                coalesce(min(uniquepid) OVER (PARTITION BY {_HOSPITAL_STAY})
+                    <> max(uniquepid) OVER (PARTITION BY {_HOSPITAL_STAY}), false) AS shared
+            FROM patient p LEFT JOIN (
+                SELECT hospitalid, CASE WHEN min(region) = max(region) THEN min(region) END
+                    AS region
+                FROM hospital GROUP BY hospitalid
+            ) h ON p.hospitalid = h.hospitalid
+        )
+        WINDOW earlier AS (
+            PARTITION BY hospital_stay ORDER BY start, number
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        )
+    )
+"""
+
+#: How many stays are in hospitals that the other table does not have, or has in two regions; and
+#: how many have a status that is none.
+DOUBTS = """
+    SELECT count(*) FILTER (hospitalid NOT IN (SELECT hospitalid FROM hospital
+            WHERE hospitalid IS NOT NULL)) AS unknown,
+        count(*) FILTER (hospitalid IN (SELECT hospitalid FROM hospital
+            GROUP BY hospitalid HAVING min(region) <> max(region))) AS two,
+        count(*) FILTER (unitdischargestatus NOT IN ('Alive', 'Expired')
+            OR hospitaldischargestatus NOT IN ('Alive', 'Expired')) AS status
+    FROM patient
 """

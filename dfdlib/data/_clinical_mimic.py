@@ -28,6 +28,9 @@ def _icd(table: str, time: str, recorded: str) -> Events:
         time=time,
         recorded=recorded,
         word=f"'{table}: ' || icd_version || ' ' || trim(icd_code)",
+        owner=f"{table}.subject_id",
+        alike=f"'{table}: ' || icd_version || ' ' || "
+        "upper(regexp_replace(icd_code, '[\\s.]', '', 'g'))",
     )
 
 
@@ -60,6 +63,7 @@ MODALITIES: dict[str, Modality] = {
                 time=_HOURS.format("starttime"),
                 recorded="starttime",
                 word="'prescriptions: ' || lower(trim(drug))",
+                owner="prescriptions.subject_id",
             ),
         )
     ),
@@ -73,10 +77,20 @@ MODALITIES: dict[str, Modality] = {
             value="valuenum",
             flag="2 * itemid + coalesce(labevents.flag = 'abnormal', false)::INT",
             where=f"itemid IN (SELECT itemid FROM d_labitems WHERE {_LABS})",
+            measured=True,
+            item="itemid",
+            unit="valueuom",
+            owner="labevents.subject_id",
         ),
         {},
     ),
 }
+
+#: How many items have such a name in other letters, and are not read.
+RESPELT = f"""
+    SELECT count(*) AS n FROM d_labitems
+    WHERE regexp_matches(label, '(?i)\\b({"|".join(LAB_LABELS)})\\b') AND NOT ({_LABS})
+"""
 
 #: The part of a discharge summary that is read, between these headings.
 SECTION = ("Brief Hospital Course:", "Medications on Admission:")
@@ -100,6 +114,18 @@ RULES = (
     Rule("of a patient who was never admitted after death", "NOT after_death"),
 )
 
+#: Faults of the tables; each is in the flow where it leaves somebody out.
+FAULTS = (
+    Rule("with an identifier of admission and patient",
+         "id IS NOT NULL AND patient IS NOT NULL", True),
+    Rule("of a patient who is in the table patients", "person IS NOT NULL", True),
+    Rule("told once, or alike each time", "NOT twice", True),
+    Rule("that ends no earlier than it begins", "NOT backwards", True),
+)  # fmt: skip
+#: Where the label is read off the patient's other admissions.
+BESIDE = Rule("of a patient of whom no other admission is told wrongly", "NOT beside_fault", True)
+BY_OTHERS = {("mortality", "published"), ("readmission", "complete"), ("readmission", "published")}
+
 _DAYS = "floor((epoch({}) - epoch(dischtime)) / 86400)"
 _DEAD = f"{_DAYS.format('dod::TIMESTAMP')} <= 90"
 _NEXT = f"{_DAYS.format('following')} > 90"
@@ -114,9 +140,17 @@ LABELS = {
     ("readmission", "published"): f"({_DAYS.format('following')} <= 15)::INT",
 }
 
+_BACKWARDS = "coalesce(least(a.dischtime, a.deathtime) < a.admittime, false)"
+_TWICE = "count(*) OVER (PARTITION BY a.hadm_id) > 1 AND a.hadm_id IS NOT NULL"
+
 #: A row per admission, with what rules, labels and groups read.
-ADMISSIONS = """
-    SELECT a.hadm_id AS id, a.subject_id AS patient, a.admittime, a.dischtime,
+ADMISSIONS = f"""
+    SELECT *, bool_or(twice OR backwards OR admittime IS NULL) OVER (PARTITION BY patient)
+        AND count(*) OVER (PARTITION BY patient) > 1 AS beside_fault
+    FROM (
+    SELECT a.hadm_id AS id, p.subject_id AS person, {_TWICE} AS twice,
+        {_BACKWARDS} AS backwards, a.dischtime AS finished,
+        a.subject_id AS patient, a.admittime, a.dischtime,
         a.dischtime AS cut, a.admittime AS origin, a.hospital_expire_flag, p.dod,
         p.anchor_age + year(a.admittime) - p.anchor_year AS age,
         CASE p.gender WHEN 'M' THEN 'male' WHEN 'F' THEN 'female' ELSE 'unknown' END AS sex,
@@ -134,5 +168,6 @@ ADMISSIONS = """
             SELECT b.subject_id FROM admissions b JOIN admissions c USING (subject_id)
             WHERE b.hadm_id <> c.hadm_id AND c.deathtime <= b.admittime
         ) AS after_death
-    FROM admissions a JOIN patients p ON a.subject_id = p.subject_id
+    FROM admissions a LEFT JOIN patients p ON a.subject_id = p.subject_id
+    )
 """

@@ -55,8 +55,13 @@ def embedded_notes(extract: Extract, file: Any, key: str, n: int) -> pd.DataFram
     """
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file. Pass a parquet or CSV file of embeddings")
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        raise FileNotFoundError(f"{file} is no file. Pass a parquet or CSV file of embeddings")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError, EOFError):  # what pandas says repeats the path, or a cell
+        raise ValueError(
+            f"{path.name} is no parquet or CSV file of embeddings, or is damaged. Write it again"
+        ) from None
     if key not in table:
         raise ValueError(f"{path.name} has no column {key!r}, which says whose note it is. Add it")
     wrong = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
@@ -66,8 +71,10 @@ def embedded_notes(extract: Extract, file: Any, key: str, n: int) -> pd.DataFram
             "numbers for each unit of the embedding"
         )
     if table[key].duplicated().any():
-        twice = table.loc[table[key].duplicated(), key].iloc[0]
-        raise ValueError(f"{path.name} has {twice} twice. Keep one embedding per {key}")
+        row = int(table[key].duplicated().argmax()) + 1
+        raise ValueError(
+            f"{path.name}, row {row}: {key} is that of a row before. Keep one embedding per {key}"
+        )
     unit = extract.fetch("SELECT id FROM unit ORDER BY position")["id"]
     found = table.set_index(key).reindex(unit)
     if found.isna().all(axis=None):

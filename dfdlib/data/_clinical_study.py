@@ -59,6 +59,12 @@ class Events:
         value: of a series, the number.
         flag: of a series, what the number is.
         where: which rows are meant.
+        measured: of a series, whether the value is a column, whose text can be counted.
+        respelt: of a series, whether the name of the item is in other letters than expected.
+        item: of a series, what is measured, whose numbers have to be in one unit.
+        unit: of a series, the column of the unit.
+        owner: the column that says which patient's row it is, where the table has one.
+        alike: of a code, the word as it is compared to see whether one code is written in two ways.
     """
 
     key: str
@@ -70,6 +76,12 @@ class Events:
     value: str = ""
     flag: str = ""
     where: str = "true"
+    measured: bool = False
+    respelt: str = ""
+    item: str = ""
+    unit: str = ""
+    owner: str = ""
+    alike: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dfdlib.data._clinical import Extract
@@ -14,10 +15,12 @@ class Rule(NamedTuple):
     Args:
         says: who stays, in words.
         keep: the same in SQL, on a row of the table `candidate`; NULL leaves out.
+        rare: whether it is about faults of a table: it is listed, and told, only where there are.
     """
 
     says: str
     keep: str
+    rare: bool = False
 
 
 def include(extract: Extract, candidates: str, rules: Sequence[Rule], start: str) -> pd.DataFrame:
@@ -26,7 +29,7 @@ def include(extract: Extract, candidates: str, rules: Sequence[Rule], start: str
     Args:
         extract: with the views that the query reads.
         candidates: a query that gives `id`, `patient`, `y`, `cut` (when the prediction is made),
-            `origin` (time zero) and what the rules read.
+            `origin` (time zero), `finished` (when the stay did) and what the rules read.
         rules: in order; each sees whom the ones before left.
         start: what the candidates are, for the first line.
 
@@ -37,12 +40,14 @@ def include(extract: Extract, candidates: str, rules: Sequence[Rule], start: str
     Raises:
         ValueError: nobody is left; says after which rule.
     """
+    broken = [f"NOT coalesce({rule.keep}, false)" for rule in rules]
     # the first rule that a candidate breaks; n_rules where it breaks none
-    cases = [f"WHEN NOT coalesce({rule.keep}, false) THEN {k}" for k, rule in enumerate(rules)]
+    cases = [f"WHEN {test} THEN {k}" for k, test in enumerate(broken)]
     extract.run(f"""
         CREATE OR REPLACE TEMP TABLE candidate AS
         SELECT *, CASE {" ".join(cases)} ELSE {len(rules)} END AS broken FROM ({candidates})
     """)
+    _tell_faults(extract, rules, start)
     counts = [
         f"SELECT {k} AS k, count(*) AS rows, count(DISTINCT patient) AS patients, "
         "count(y) AS labelled, count(*) FILTER (WHERE y = 1) AS events "
@@ -53,18 +58,48 @@ def include(extract: Extract, candidates: str, rules: Sequence[Rule], start: str
     flow["k"] = [start, *(rule.says for rule in rules)]
     flow = flow.rename(columns={"k": "rule"})
     flow.insert(1, "excluded", -flow["rows"].diff().fillna(0).astype(int))
+    rare = np.array([False, *(rule.rare for rule in rules)])
+    flow = flow[~rare | flow["excluded"].ne(0)].reset_index(drop=True)
     if not flow["rows"].iloc[-1]:
         last = flow.loc[flow["rows"].eq(0).idxmax()]
         raise ValueError(
-            f"nobody is left: the rule {last['rule']!r} left out the last {last['excluded']} of "
-            f"{flow['rows'].iloc[0]} rows. Check the settings, or that the tables are whole"
+            f"nobody is left: the rule {last['rule']!r} left out the last of "
+            f"{few(int(flow['rows'].iloc[0]))} rows. Check the settings, or that the tables are "
+            "whole"
         )
     extract.run(f"""
         CREATE OR REPLACE TEMP TABLE unit AS
         SELECT row_number() OVER (ORDER BY id) - 1 AS position, * EXCLUDE (broken)
         FROM candidate WHERE broken = {len(rules)}
     """)
+    # whose events are nobody's, and whose are of somebody who was left out
+    extract.run(f"""
+        CREATE OR REPLACE TEMP TABLE known AS
+        SELECT id, any_value(patient) AS patient, max(cut) AS cut, min(origin) AS origin,
+            max(finished) AS finished, bool_or(broken = {len(rules)}) AS kept
+        FROM candidate WHERE id IS NOT NULL GROUP BY id
+    """)
     return flow
+
+
+def _tell_faults(extract: Extract, rules: Sequence[Rule], start: str) -> None:
+    """Warn of candidates that a table tells wrongly, whatever other rule leaves them out too."""
+    rare = [rule for rule in rules if rule.rare]
+    if not rare:
+        return
+    tests = ", ".join(
+        f"count(*) FILTER (NOT coalesce({rule.keep}, false)) AS n{k}" for k, rule in enumerate(rare)
+    )
+    found = extract.fetch(f"SELECT {tests} FROM candidate")
+    told = [(int(found[f"n{k}"][0]), rule.says) for k, rule in enumerate(rare)]
+    if any(n for n, _ in told):
+        listed = "; ".join(f"{few(n)} not {says!r}" for n, says in told if n)
+        extract.say(f"{start} that are left out for what the tables say of them: {listed}")
+
+
+def few(n: int) -> str:
+    """Write a number of people as a message may say it: not below ten."""
+    return "fewer than 10" if 0 < n < 10 else f"{n:,}"
 
 
 def suppress(flow: pd.DataFrame, *, below: int = 10) -> pd.DataFrame:

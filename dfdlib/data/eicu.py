@@ -10,8 +10,11 @@ import pandas as pd
 from dfdlib.data import _clinical_study
 from dfdlib.data._clinical import Extract, open_extract
 from dfdlib.data._clinical_eicu import (
+    DOUBTS,
+    FAULTS,
     FIRST_DAY,
     GAS,
+    IN_ORDER,
     LABELS,
     LEFT_ALIVE,
     MODALITIES,
@@ -19,7 +22,7 @@ from dfdlib.data._clinical_eicu import (
     STAYS,
 )
 from dfdlib.data._clinical_rows import read
-from dfdlib.data._flow import Rule, include, suppress
+from dfdlib.data._flow import Rule, few, include, suppress
 from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Cohort
@@ -57,7 +60,11 @@ def load(
 
     Inclusion, in order (`flow` counts it): in the unit for at least `cut_hours`, and for at most
     ten days; age known, from 18 to 89 (older ones are not told apart). For readmission also: left
-    the unit alive.
+    the unit alive. Before these come rules that are listed only where they leave somebody out: a
+    stay that has two rows which differ, ends before it begins, or whose hospital stay has two
+    patients; and after them, for readmission, where visit numbers and times of a hospital stay
+    disagree. Rows that are alike count once. What cannot enter (rows of nobody, values in another
+    unit than `variables` lists, impossible heights) is counted in warnings.
 
     y is 1 for
         - mortality: the patient died in the unit; with `died_in="hospital"` before leaving the
@@ -102,7 +109,7 @@ def load(
     Raises:
         FileNotFoundError: no folder, or a table is not there.
         ValueError: an unknown task or modality, a cut that is no positive number, APACHE variables
-            with a cut before 24 hours, or nobody left.
+            with a cut before 24 hours, a cell that is no number or a damaged file, or nobody left.
 
     Example:
         >>> load()
@@ -179,10 +186,32 @@ def _checked(
 
 
 def _include(extract: Extract, task: str, cut_hours: int | float, died_in: str) -> pd.DataFrame:
-    extract.open(("patient", "hospital"), "the cohort")
+    extract.open(("patient", "hospital"), "the cohort", once=True)
     cut = {"hours": cut_hours, "minutes": round(60 * cut_hours)}
-    rules = [Rule(*(text.format(**cut) for text in rule)) for rule in RULES]
-    rules += [LEFT_ALIVE] if task == "readmission" else []
+    rules = [Rule(rule.says.format(**cut), rule.keep.format(**cut)) for rule in RULES]
+    rules = [*FAULTS, *rules, *((LEFT_ALIVE, *IN_ORDER) if task == "readmission" else ())]
     label = LABELS[task].format(died_in=died_in)
     candidates = f"SELECT *, {label} AS y, {cut['minutes']} AS cut, 0 AS origin FROM ({STAYS})"
-    return include(extract, candidates, rules, "stays in intensive care")
+    flow = include(extract, candidates, rules, "stays in intensive care")
+    _tell_doubts(extract)
+    return flow
+
+
+def _tell_doubts(extract: Extract) -> None:
+    """Say what is missing where a table does not fit the other, or holds another word."""
+    found = {name: int(values[0]) for name, values in extract.fetch(DOUBTS).items()}
+    patient, hospital = (extract.places((table,)) for table in ("patient", "hospital"))
+    if n := found["unknown"]:
+        extract.say(
+            f"{patient}: {few(n)} stays are in hospitals that {hospital} does not have. Their "
+            "region is 'unknown'"
+        )
+    if n := found["two"]:
+        extract.say(
+            f"{hospital} tells two regions of a hospital: that of {few(n)} stays is 'unknown'"
+        )
+    if n := found["status"]:
+        extract.say(
+            f"{patient}: {few(n)} stays have a discharge status that is neither Alive nor Expired, "
+            "and no label by it"
+        )

@@ -9,9 +9,19 @@ import pandas as pd
 
 from dfdlib.data import _clinical_study
 from dfdlib.data._clinical import Extract, open_extract
-from dfdlib.data._clinical_mimic import ADMISSIONS, LABELS, MODALITIES, NOTES, RULES
+from dfdlib.data._clinical_mimic import (
+    ADMISSIONS,
+    BESIDE,
+    BY_OTHERS,
+    FAULTS,
+    LABELS,
+    MODALITIES,
+    NOTES,
+    RESPELT,
+    RULES,
+)
 from dfdlib.data._clinical_notes import embedded_notes, hashed_notes
-from dfdlib.data._clinical_rows import read
+from dfdlib.data._clinical_rows import read, tell_strangers
 from dfdlib.data._flow import include, suppress
 from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import unknown
@@ -49,7 +59,14 @@ def load(
 
     Inclusion, in order (`flow` counts it): in hospital for at most ten days; aged 18 to 89; left
     alive; and the patient was never admitted after death. Some 110 patients are "readmitted" a
-    minute after they died, as donors of organs: they would count as readmitted.
+    minute after they died, as donors of organs: they would count as readmitted. Before these come
+    rules that are listed only where they leave somebody out: an admission that has two rows which
+    differ, ends before it begins, or is of nobody in `patients`. Rows that are alike count once.
+    What cannot enter (laboratory rows without an admission, or in another unit than most of the
+    item) is counted in warnings.
+
+    Times are the hospital's own clock, as the files have them: an offset, a zone or a number where
+    a time belongs is refused.
 
     y is 1 for
         - mortality: death within 90 days of discharge. Deaths are known for a year after the last
@@ -99,7 +116,8 @@ def load(
 
     Raises:
         FileNotFoundError: no folder, or a table is not there.
-        ValueError: an unknown task, label or modality, embeddings that do not fit, or nobody left.
+        ValueError: an unknown task, label or modality, embeddings that do not fit, a cell
+            that is no time or number or a damaged file, or nobody left.
 
     Example:
         >>> load(task="readmision")
@@ -120,7 +138,13 @@ def load(
                 x[name] = embedded_notes(extract, note_embeddings, "hadm_id", n)
             else:
                 extract.open(("discharge",), "the modality 'notes'")
+                tell_strangers(extract, "discharge", "hadm_id")
                 x[name] = hashed_notes(extract, NOTES, n)
+        if "labs" in names and (other := int(extract.fetch(RESPELT)["n"][0])):
+            extract.say(
+                f"{extract.places(('d_labitems',))}: {other} items have one of the names that are "
+                "read, but in other letters, and are not read"
+            )
     return Cohort(
         x=x,
         y=unit["y"].astype(np.float64),
@@ -171,6 +195,7 @@ def _checked(
 
 
 def _include(extract: Extract, task: str, label: str) -> pd.DataFrame:
-    extract.open(("patients", "admissions"), "the cohort")
+    extract.open(("patients", "admissions"), "the cohort", once=True)
+    rules = [*FAULTS, *RULES, *([BESIDE] if (task, label) in BY_OTHERS else [])]
     candidates = f"SELECT *, {LABELS[task, label]} AS y FROM ({ADMISSIONS})"
-    return include(extract, candidates, RULES, "hospital admissions")
+    return include(extract, candidates, rules, "hospital admissions")

@@ -280,7 +280,10 @@ def test_refusals(tmp_path):
     for table, message in (
         (pd.DataFrame({"note": [1]}), r"e\.parquet has no column 'hadm_id'"),
         (pd.DataFrame({"hadm_id": [11], "e": ["a"]}), "column 'e' holds no numbers"),
-        (pd.DataFrame({"hadm_id": [11, 11], "e": [1.0, 2]}), "has 11 twice"),
+        (
+            pd.DataFrame({"hadm_id": [11, 11], "e": [1.0, 2]}),
+            r"row 2: hadm_id is that of a row before",
+        ),
         (pd.DataFrame({"hadm_id": [99], "e": [1.0]}), "has nobody of the cohort"),
     ):
         table.to_parquet(file)
