@@ -1,14 +1,18 @@
 """ADNI as TADPOLE prepared it: magnetic resonance, amyloid PET and diffusion imaging by visit."""
 
 import logging
+import re
+import zlib
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._ingest_files import find
+from dfdlib.data._flow import few
+from dfdlib.data._ingest_files import damaged, find
 from dfdlib.data._ingest_sources import SOURCES
+from dfdlib.data._shapes import kind_of
 from dfdlib.data._tables import TABLES
 from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Cohort
@@ -50,8 +54,9 @@ def load(
         - dti: diffusivity and anisotropy by tract (228 columns, 788 visits).
 
     A cell that holds text ("<80") or a negative number (-4 is ADNI's code for "not done") is
-    missing: none of these can be negative. These are the numbers of columns that miss no value at
-    any visit with the modality; the others are left out, as published, and logged.
+    missing: none of these can be negative. A visit with two rows that differ is left out. These
+    are the numbers of columns that miss no value at any visit with the modality; the others are
+    left out, as published, and logged.
 
     Groups are patient (RID), visit and site ("unknown" where it is missing); covariates are age at
     the visit (years) and sex. People come up to ten times, so cut by patient.
@@ -76,8 +81,8 @@ def load(
 
     Raises:
         FileNotFoundError: The table is not there.
-        ValueError: No root, a column that is not there, an unknown code of diagnosis, or no column
-            without holes.
+        ValueError: No root, a damaged file, a column that is not there, an unknown code of
+            diagnosis, or no column without holes.
 
     Example:
         >>> load()
@@ -86,12 +91,12 @@ def load(
     """
     if columns not in get_args(Columns):
         raise unknown(columns, get_args(Columns), "choice of columns")
-    visits = _visits(root)
+    visits = _told_alike(_visits(root))
     x = _modalities(visits)
     kept = np.logical_or.reduce([values.notna().any(axis=1) for values in x.values()])
     visits, x = visits[kept], {name: values[kept] for name, values in x.items()}
     if visits.empty:
-        raise ValueError(f"no visit in {root} has MRI, AV45 or DTI. Check that the file is whole")
+        raise ValueError("no visit in the table has MRI, AV45 or DTI. Check that the file is whole")
     if columns == "complete":
         x = {name: _complete(name, values) for name, values in x.items()}
     # DIFF: MUSE's preparation selects the MRI columns by two names that all of them end in, so it
@@ -123,9 +128,13 @@ def flow(root: str | Path | None = None) -> pd.DataFrame:
     Returns:
         One row per rule in order: rule, excluded, and of those left rows, patients, labelled.
     """
-    visits = _visits(root)
+    everything = _visits(root)
+    visits = _told_alike(everything)
     imaged = pd.concat(list(_modalities(visits).values()), axis=1).notna().any(axis=1)
-    steps = {"all visits": visits, "MRI, AV45 or DTI": visits[imaged]}
+    steps = {"all visits": everything}
+    if len(visits) < len(everything):
+        steps["told once, or alike each time"] = visits
+    steps["MRI, AV45 or DTI"] = visits[imaged]
     table = pd.DataFrame(
         {
             "rule": rule,
@@ -140,44 +149,96 @@ def flow(root: str | Path | None = None) -> pd.DataFrame:
 
 
 def _visits(root: str | Path | None) -> pd.DataFrame:
-    """Read the declared columns; a visit that comes twice counts once."""
+    """Read the declared columns; rows that are alike in all of them are one."""
     source = SOURCES["adni"]
     if root is None:
         raise ValueError(
             f"'adni' needs root=, the folder that holds {source.title}. It is not packaged: access "
             f"is asked for at {source.page}"
         )
-    ingested = Path(root) / "visits.parquet"
-    if ingested.is_file():
-        table = pd.read_parquet(ingested)
-    else:
-        raw = find(Path(root), TABLES["adni"], source)["visits"]
-        names = {place: name for name, place, _ in raw.columns}
-        table = pd.read_csv(
-            raw.path, sep=raw.delimiter, usecols=list(names), header=0, names=range(raw.width),
-            na_values=[" "], low_memory=False,
-        ).rename(columns=names)  # fmt: skip
+    folder = Path(root).expanduser()
+    ingested = folder / "visits.parquet"
+    place, table = _ingested(ingested) if ingested.is_file() else _raw(folder)
     # what is declared by its own name is a date or a stamp, not a measurement
     named, endings = TABLES["adni"]["visits"], tuple(_ENDINGS.values())
     family = [name for name in table if name.endswith(endings) and name not in named]
-    table = table[[*_READ, *family]]
-    words = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
-    table[words] = table[words].apply(lambda column: column.str.strip().replace("", None))
-    broken = [name for name in words if name not in ("VISCODE", "PTGENDER")]
-    table[broken] = table[broken].apply(_numbers)
+    lacking = [name for name in _READ if name not in table]
+    if lacking:
+        raise ValueError(
+            f"{place} has no column {lacking[0]}, which {source.title} has. Ingest the raw file "
+            "again: dfdlib data ingest adni"
+        )
+    table = table[[*_READ, *family]].copy()
+    for name in ("VISCODE", "PTGENDER"):
+        table[name] = table[name].astype("string").str.strip().replace("", pd.NA)
+    for name in (*_READ, *family):
+        if name not in ("VISCODE", "PTGENDER"):
+            table[name] = _numbers(table[name], place)
+    whole = table["RID"].notna() & (table["RID"] % 1 == 0)
+    if not whole.all():
+        raise ValueError(
+            f"{place}, line {int((~whole).argmax()) + 2}: RID is no whole number. Take the file as "
+            "it was downloaded"
+        )
     table["RID"] = table["RID"].astype("int64")
-    again = table.duplicated(["RID", "VISCODE"])
+    again = table.duplicated()
     if again.any():
-        _log.warning("%d visits come more than once; the first row of each counts", again.sum())
+        _log.warning(f"{place}: {again.sum():,} rows repeat another one, and count once with it")
     return table[~again].reset_index(drop=True)
 
 
-def _numbers(column: pd.Series) -> pd.Series:
+def _raw(folder: Path) -> tuple[str, pd.DataFrame]:
+    raw = find(folder, TABLES["adni"], SOURCES["adni"])["visits"]
+    names = {place: name for name, place, _ in raw.columns}
+    try:
+        table = pd.read_csv(
+            raw.path, sep=raw.delimiter, usecols=list(names), header=0, names=range(raw.width),
+            na_values=[" "], low_memory=False, index_col=False,
+        )  # fmt: skip
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(damaged(raw.place, why, SOURCES["adni"])) from None
+    except pd.errors.ParserError as error:
+        found = re.search(r"Expected \d+ fields in line \d+, saw \d+", str(error))
+        why = found[0] if found else "its lines cannot be told apart"
+        raise ValueError(damaged(raw.place, why, SOURCES["adni"])) from None
+    return raw.place, table.rename(columns=names)
+
+
+def _ingested(file: Path) -> tuple[str, pd.DataFrame]:
+    try:
+        return file.name, pd.read_parquet(file)
+    except (OSError, ValueError):  # pyarrow repeats the path, and what it found there
+        raise ValueError(
+            f"{file.name} is no parquet file, or is cut off or damaged. Ingest the raw file again: "
+            "dfdlib data ingest adni"
+        ) from None
+
+
+def _told_alike(visits: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the visits whose rows contradict each other."""
+    two = visits.duplicated(["RID", "VISCODE"], keep=False)
+    if two.any():
+        n = len(visits.loc[two, ["RID", "VISCODE"]].drop_duplicates())
+        _log.warning(f"{few(n)} visits have rows that contradict each other, and are left out")
+    return visits[~two].reset_index(drop=True)
+
+
+def _numbers(column: pd.Series, place: str) -> pd.Series:
     """Read numbers; text is missing, and told."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    text = column[column.notna() & numbers.isna()]
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    if not pd.api.types.is_string_dtype(column.dropna()):
+        raise ValueError(
+            f"{place}: {column.name} is stored as {column.dtype}, not as numbers. Ingest the raw "
+            "file again: dfdlib data ingest adni"
+        )
+    words = column.astype("string").str.strip().replace("", pd.NA)
+    numbers = pd.to_numeric(words, errors="coerce")
+    text = words[words.notna() & numbers.isna()]
     if len(text):
-        _log.warning("%s: %d cells like %r are missing", column.name, len(text), text.iloc[0])
+        kinds = ", ".join(sorted(set(map(kind_of, text))))
+        _log.warning(f"{place}: {column.name}: {len(text):,} cells hold {kinds}, and are missing")
     return numbers.astype(float)
 
 
@@ -210,8 +271,8 @@ def _diagnosis(dxchange: pd.Series) -> np.ndarray:
     strange = code[code.notna() & ~code.isin(list(DXCHANGE))]
     if len(strange):
         raise ValueError(
-            f"DXCHANGE holds {strange.iloc[0]:g}, and TADPOLE's codes are 1 to 9. Take the file as "
-            "it was downloaded"
+            f"DXCHANGE holds other numbers than TADPOLE's codes, 1 to 9, at {few(len(strange))} "
+            "visits. Take the file as it was downloaded"
         )
     place = {value: CLASSES.index(name) for value, name in DXCHANGE.items()}
     return code.map(place).to_numpy(float)
@@ -219,4 +280,8 @@ def _diagnosis(dxchange: pd.Series) -> np.ndarray:
 
 def _months(viscode: pd.Series) -> pd.Series:
     """Months since the first visit: 0 of "bl", 24 of "m24"."""
-    return pd.to_numeric(viscode.str.lower().replace("bl", "m0").str.removeprefix("m"))
+    number = viscode.str.lower().replace("bl", "m0").str.removeprefix("m")
+    months = pd.to_numeric(number, errors="coerce").astype("float64")
+    if other := int((months.isna() & viscode.notna()).sum()):
+        _log.warning("VISCODE is neither bl nor m and a number at %s visits: no age", few(other))
+    return months

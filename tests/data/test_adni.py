@@ -1,5 +1,7 @@
 """ADNI as TADPOLE: a file with everything that is ugly in the real one, against its own cells."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +24,7 @@ IMAGES = [
 ROWS = [
     ((2, "bl", 11, 1, 70.0, "Male"), ("3000", "2.5", "<80"), (" ", " "), (" ", " ")),
     ((2, "m24", 11, 4, 70.0, "Male"), ("3100", " ", "90"), ("1.2", "7"), ("0.5", "0.001")),
-    ((2, "m24", 11, 4, 70.0, "Male"), ("9999", "1", "1"), ("1", "1"), ("1", "1")),
+    ((2, "m24", 11, 4, 70.0, "Male"), ("3100", " ", "90"), ("1.2", "7"), ("0.5", "0.001")),
     ((5, "bl", "", 3, 61.5, "Female"), (" ", " ", " "), ("1.4", ""), (" ", "-4")),
     ((7, "m06", 23, "", 80.0, "Female"), (" ", " ", " "), (" ", " "), ("0.4", "0.002")),
     ((8, "bl", 23, 2, 75.0, "Male"), (" ", "-4", " "), (" ", " "), (" ", " ")),
@@ -70,10 +72,41 @@ def test_visits_with_a_modality_come_once_with_their_cells(root, caplog):
         [True, False, False], [True, True, True], [False, True, False], [False, False, True],
         [True, False, False],
     ]  # fmt: skip
-    assert "ST1SA_UCSFFSL_02_01_16_UCSFFSL51ALL_08_01_16: 1 cells like '<80' are missing" in (
-        caplog.text
-    )
-    assert "1 visits come more than once" in caplog.text
+    assert "ST1SA_UCSFFSL_02_01_16_UCSFFSL51ALL_08_01_16: 1 cells hold a limit" in caplog.text
+    assert "<80" not in caplog.text
+    assert "1 rows repeat another one" in caplog.text
+
+
+def test_a_visit_whose_rows_differ_is_left_out_and_counted(tmp_path, caplog):
+    other = ((2, "m24", 11, 4, 70.0, "Male"), ("9999", "1", "1"), ("1", "1"), ("1", "1"))
+    root = write(tmp_path, [*ROWS, other])
+    assert adni.load(root, columns="all").groups["visit"].tolist() == [
+        "2-bl", "5-bl", "7-m06", "9-m12"
+    ]  # fmt: skip
+    assert "fewer than 10 visits have rows that contradict each other" in caplog.text
+    flow = adni.flow(root).set_index("rule")
+    assert flow.loc["told once, or alike each time", "excluded"] == 2
+
+
+def test_no_message_shows_a_cell(tmp_path, caplog):
+    for at, cell, said in ((0, "Zzyzx", "line 2: RID is no whole number"),
+                           (3, "13", "DXCHANGE holds other numbers")):  # fmt: skip
+        person = list(ROWS[0][0])
+        table = pd.read_csv(write(tmp_path) / "TADPOLE_D1_D2.csv", dtype=str)
+        table.loc[0, ("RID", "", "", "DXCHANGE")[at]] = cell
+        table.to_csv(tmp_path / "TADPOLE_D1_D2.csv", index=False)
+        with pytest.raises(ValueError, match=said) as caught:
+            adni.load(tmp_path)
+        assert cell not in f"{caught.value}{caplog.text}", person
+    body = gzip.compress((write(tmp_path) / "TADPOLE_D1_D2.csv").read_bytes())
+    (tmp_path / "TADPOLE_D1_D2.csv").unlink()
+    for broken in (body[:-4], body[:-8] + b"\0\0\0\0" + body[-4:]):
+        (tmp_path / "TADPOLE_D1_D2.csv.gz").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"^TADPOLE_D1_D2\.csv\.gz is cut off or damaged"):
+            adni.load(tmp_path)
+    (tmp_path / "visits.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"^visits\.parquet is no parquet file"):
+        adni.load(tmp_path)
 
 
 def test_who_they_are(root):
@@ -172,9 +205,9 @@ def test_choices_that_do_not_exist_or_leave_nothing_are_refused(tmp_path):
 
 
 def test_what_is_not_tadpole_is_refused(root, tmp_path):
-    with pytest.raises(ValueError, match=r"DXCHANGE holds 12, and TADPOLE's codes are 1 to 9"):
+    with pytest.raises(ValueError, match=r"DXCHANGE holds other numbers than TADPOLE's codes"):
         adni.load(write(tmp_path, [((2, "bl", 11, 12, 70.0, "Male"), *ROWS[0][1:])]))
-    with pytest.raises(ValueError, match=r"no visit in .* has MRI, AV45 or DTI"):
+    with pytest.raises(ValueError, match=r"no visit in the table has MRI, AV45 or DTI"):
         adni.load(write(tmp_path, [ROWS[5]]))
     path = root / "TADPOLE_D1_D2.csv"
     pd.read_csv(path).drop(columns="DXCHANGE").to_csv(path, index=False)
