@@ -64,7 +64,7 @@ class Arms:
 
 
 def read_arms(
-    data: pd.DataFrame | None,
+    data: Any,
     *,
     outcome: Any,
     treatment: Any,
@@ -220,7 +220,7 @@ def _listed(values: Any, role: str) -> np.ndarray:
     return read_levels(values, role) if role == "treatment" else numbers(values, role)
 
 
-def _once(column: Any, name: str) -> pd.Series:
+def _once(column: Any, name: Any) -> pd.Series:
     """Refuse a name that stands for several columns."""
     if isinstance(column, pd.DataFrame):
         raise ValueError(f"{column.shape[1]} columns of the table are called {name!r}: rename one.")

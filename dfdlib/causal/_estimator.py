@@ -34,7 +34,7 @@ class Estimator(ABC):
 
     def fit(
         self: E,
-        data: pd.DataFrame | None = None,
+        data: Any = None,
         *,
         outcome: Any,
         treatment: Any = None,

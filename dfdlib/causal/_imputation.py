@@ -103,7 +103,7 @@ class MultipleImputation:
         self.seed = seed
 
     def fit(
-        self, data: pd.DataFrame | None = None, *, outcome: Any, adjust: Any = ()
+        self, data: Any = None, *, outcome: Any, adjust: Any = ()
     ) -> "MultipleImputation":
         """Complete the table again and again, and pool the means.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -61,7 +62,7 @@ def proxies(graph: nx.DiGraph) -> frozenset[str]:
     )
 
 
-def hide(frame: pd.DataFrame, pairs: Mapping[str, str] | None = None) -> pd.DataFrame:
+def hide(frame: Any, pairs: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Put NaN where an indicator is 0: the table that the analyst gets.
 
     Args:

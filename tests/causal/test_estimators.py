@@ -566,6 +566,151 @@ def test_names_and_shapes_are_checked():
         EVERY[0].fit(small().assign(T=np.arange(200)), **ROLES)
 
 
+# ---------------------------------------------------------------- arrays that know more
+
+
+def arrays(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=n)
+    t = (rng.random(n) < 0.5) * 1
+    index = pd.Index([f"p{i}" for i in range(n)])
+    y = t + z + rng.normal(size=n)
+    return {
+        k: pd.Series(v, index=index) for k, v in (("outcome", y), ("treatment", t), ("adjust", z))
+    }
+
+
+ALIGNED = [
+    causal.BackdoorAdjustment(outcome_model="regression", n_boot=0),
+    causal.IPW(),
+    causal.AIPW(folds=1),
+]
+
+
+@pytest.mark.parametrize("estimator", ALIGNED)
+@pytest.mark.parametrize("moved", ["outcome", "treatment", "adjust", "propensity"])
+def test_rows_belong_together_by_their_labels(estimator, moved):
+    given = arrays()
+    if moved == "propensity":
+        if isinstance(estimator, causal.BackdoorAdjustment):
+            pytest.skip("it takes no propensity")
+        given["propensity"] = 1 / (1 + np.exp(-given["adjust"] / 4))
+    names = {name: name for name in given}
+    expected = estimator.fit(pd.DataFrame(given), **names).estimate()["adjusted"]
+    given["adjust"] = given["adjust"].to_frame()
+    given[moved] = given[moved].sample(frac=1, random_state=0)
+    found = estimator.fit(**given).estimate()["adjusted"]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_imputation_and_pooling_follow_the_labels():
+    given = arrays()
+    del given["treatment"]
+    given["outcome"] = given["outcome"].where(given["adjust"] < 1)
+    fitted = causal.MultipleImputation(n_imputations=3)
+    expected = fitted.fit(**given).estimate()
+    given["adjust"] = given["adjust"].iloc[::-1]
+    pd.testing.assert_frame_equal(fitted.fit(**given).estimate(), expected)
+    values = pd.Series([1.0, 2.0, 4.0], index=[*"abc"])
+    assert causal.rubin(values, values.iloc[::-1]) == causal.rubin([1, 2, 4], [1, 2, 4])
+    with pytest.raises(ValueError, match="1 labels of variances are not in values"):
+        causal.rubin(values, values.set_axis([*"abd"]))
+    with pytest.raises(ValueError, match="none missing"):
+        causal.rubin(np.ma.masked_equal([1.0, 999.0, 3.0], 999.0), [1, 1, 1])
+
+
+@pytest.mark.parametrize("estimator", EVERY)
+@pytest.mark.parametrize("column", ["outcome", "treatment", "adjust"])
+def test_labels_that_differ_are_refused(estimator, column):
+    given = arrays()
+    given[column] = given[column].set_axis(range(400))
+    with pytest.raises(ValueError, match=r"have different indexes.*to_numpy\(\) where the or"):
+        estimator.fit(**given)
+
+
+@pytest.mark.parametrize("estimator", EVERY)
+@pytest.mark.parametrize("column", ["outcome", "treatment", "adjust"])
+def test_what_is_masked_is_missing_and_not_a_value(estimator, column):
+    given = {k: v.to_numpy() for k, v in arrays().items()}
+    given[column] = np.ma.array(given[column], mask=np.arange(400) == 7)
+    name = "adjust_0" if column == "adjust" else column
+    with pytest.raises(ValueError, match=f"'{name}' is NaN or infinite in 1 of 400 rows.*row 7"):
+        estimator.fit(**given)
+
+
+def test_a_masked_outcome_is_a_missing_one():
+    given = {k: v.to_numpy() for k, v in arrays(4000).items() if k != "treatment"}
+    hidden = given["adjust"] > 0.5
+    truth = given["outcome"].mean()
+    masked = np.ma.array(np.where(hidden, -999.0, given["outcome"]), mask=hidden)
+    as_nan = np.where(hidden, np.nan, given["outcome"])
+    for estimator in (causal.MultipleImputation(n_imputations=3),):
+        rows = [
+            estimator.fit(outcome=y, adjust=given["adjust"]).estimate() for y in (masked, as_nan)
+        ]
+        pd.testing.assert_frame_equal(*rows)
+        assert abs(rows[0]["adjusted"].iloc[0] - truth) < 0.2
+    with pytest.raises(ValueError, match="are missing or outside 0 to 1"):
+        causal.IPW().fit(
+            outcome=as_nan,
+            adjust=given["adjust"],
+            propensity=np.ma.array(as_nan * 0 + 0.5, mask=hidden),
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"outcome": np.array(["2020-01-01"] * 4, "M8[D]")},
+            "outcome must be numbers: .*datetime64",
+        ),
+        ({"outcome": np.ones(4) * 1j}, "outcome must be numbers: .*complex128"),
+        ({"outcome": ["1.5", "2", "3", "4"]}, "outcome holds <U3, not numbers"),
+        ({"treatment": ["1", 1, 0, 0]}, "treatment holds numbers and words, and one of each reads"),
+        ({"treatment": np.ones(4) * 1j}, "treatment 'treatment' holds complex numbers"),
+        (
+            {"adjust": np.array(["2020-01-01"] * 4, "M8[D]")},
+            "covariate 'adjust_0' holds datetime64",
+        ),
+        ({"adjust": np.ones((4, 1)) * 1j}, "covariate 'adjust_0' holds complex128"),
+        ({"adjust": {"z": [1, 2, 3, 4]}}, "adjust is a dict, and no table was given"),
+        ({"adjust": "z"}, "adjust is the word 'z', and no table was given"),
+        ({"adjust": pd.DataFrame(np.ones((4, 2)), columns=["z", "z"])}, "2 columns .* called 'z'"),
+        ({"outcome": 3.0}, "outcome must have one value per row, got a float"),
+        ({"outcome": {"y": 1}}, "outcome must have one value per row, got a dict"),
+    ],
+)
+def test_arrays_that_hold_something_else_are_refused(given, message):
+    plain = {"outcome": [1.0, 2, 3, 4], "treatment": [0, 1, 0, 1], "adjust": [1.0, 2, 1, 2]}
+    with pytest.raises(ValueError, match=message):
+        causal.BackdoorAdjustment().fit(**(plain | given))
+
+
+def test_a_table_that_is_none_and_a_name_that_stands_for_two():
+    with pytest.raises(ValueError, match="fit takes a table first, got a list"):
+        causal.IPW().fit([[1, 2]], **ROLES)
+    twice = pd.concat([small(), small()[["Z"]]], axis=1)
+    with pytest.raises(ValueError, match="2 columns of the table are called 'Z': rename one"):
+        causal.IPW().fit(twice, **ROLES)
+
+
+def test_no_refusal_shows_the_values_of_a_patient():
+    lone = small().assign(Z=lambda f: np.where(np.arange(200) == 0, 777.25, f["Z"]))
+    for estimator in EVERY[:1]:
+        with pytest.raises(ValueError, match="a stratum of Z with fewer than 10 rows") as refused:
+            estimator.fit(lone, **ROLES)
+        assert "777" not in str(refused.value)
+    apart = small().assign(Z=lambda f: np.where(f["T"] == 1, 777.25, f["Z"]))
+    for estimator in EVERY[1:]:
+        with pytest.raises(ValueError, match=r"overlap|propensity") as refused:
+            estimator.fit(apart, **ROLES)
+        assert "777" not in str(refused.value)
+    with pytest.raises(ValueError, match="name of a column, got a Series") as refused:
+        EVERY[0].fit(lone, outcome=lone["Z"], treatment="T")
+    assert "777" not in str(refused.value)
+
+
 def test_a_missing_outcome_is_checked():
     frame = small()
     with pytest.raises(ValueError, match="and no value of it is missing"):

@@ -273,3 +273,12 @@ def test_what_cannot_be_asked():
         causal.recoverable(causal.dag("Y -> S; R_Y", selection="S"), "P(Y)")
     with pytest.raises(ValueError, match="cycle: A -> R_A -> A"):
         causal.recoverable(nx.DiGraph([("A", "R_A"), ("R_A", "A")]), "P(A)")
+
+
+def test_an_indicator_that_is_itself_missing_is_refused():
+    for holed in ([1.0, np.nan], pd.array([1, None], dtype="Int64")):
+        frame = pd.DataFrame({"Y": [1.0, 2.0], "R_Y": holed})
+        with pytest.raises(ValueError, match="indicator 'R_Y' is missing in 1 rows"):
+            causal.hide(frame)
+    with pytest.raises(ValueError, match="frame is a list"):
+        causal.hide([1, 2])
