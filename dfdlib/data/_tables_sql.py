@@ -45,7 +45,7 @@ _ZONE = (
     "…}, or for one column time: {column: …, zone: …}"
 )
 
-_LIFE = 120 * 365.25 * 86_400_000_000  # nobody was measured longer before, or after, than that
+_AGES = 50 * 365.25 * 86_400_000_000  # hardly anything was recorded longer before, or after
 
 # Numbers that can be nothing but dates: 20240304, and seconds or less since 1970.
 _DATED = (
@@ -368,9 +368,11 @@ class Tables:
         """Refuse time zeros that look like dates written as numbers."""
         years = (numbers >= 1800) & (numbers <= 2200) & (numbers == np.floor(numbers))
         large = (numbers >= 10_000).all()  # since a plain zero, somebody comes early
+        # of a single patient to score nothing follows
+        doubtful = not self.config.scoring and (large or years.all())
         self.connection.register("given_numbers", pd.DataFrame({"x": numbers}))
         dated = self.fetch(f"SELECT bool_or({_DATED.format('x')}) AS any FROM given_numbers")["any"]
-        if not (dated[0] or large or years.all()):
+        if not (dated[0] or doubtful):
             return
         told = str(texts[0])
         form = format_for(told)
@@ -507,7 +509,7 @@ class Tables:
                     coalesce(median(inside), 0)
                 FROM (
                     SELECT position, count(*) AS n,
-                        count(*) FILTER (NOT ({late} OR abs(t) > {_LIFE / self._unit})) AS inside,
+                        count(*) FILTER (NOT ({late} OR abs(t) > {_AGES / self._unit})) AS inside,
                         count(*) FILTER ({_DATED.format("number")}) AS dated,
                         count(number) AS numbers, count(*) FILTER (midnight) AS midnight
                     FROM (
@@ -534,7 +536,7 @@ class Tables:
             )
         # a monitor goes on for days after an early cut, but then everybody has rows before it
         if rows >= 10 and outside >= 0.9 * rows and (outside >= 0.98 * rows or inside < 3):
-            window = "over 120 years from time zero"
+            window = "over 50 years from time zero"
             if cut is not None:
                 window = f"after the cut ({cut:g} {self.config.unit}), or {window}"
             self.notes.append(
@@ -652,6 +654,8 @@ def open_tables(config: TablesConfig, memory: str) -> Iterator[Tables]:
     """Open the files; what does not fit into memory waits in a temporary folder."""
     with TemporaryDirectory(prefix="dfdlib-") as folder, duckdb.connect() as connection:
         connection.execute(f"SET temp_directory = {text_of(folder)}")
+        # a moment is written as text in this zone, and may be compared with a word for missing
+        connection.execute("SET TimeZone = 'UTC'")
         set_threads(connection)
         try:
             connection.execute(f"SET memory_limit = {text_of(memory)}")

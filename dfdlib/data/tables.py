@@ -52,7 +52,7 @@ def from_tables(
           1970 in UTC).
         - Numbers are in `unit` since time zero, or where `start` holds numbers since the zero of
           these. Where all of `start` are 10,000 or more, or years, these may be dates, and `format:
-          number` has to say that they are not; so do numbers beside a `start` of dates.
+          number` has to say that they are not; numbers beside a `start` of dates need it too.
         - Durations, as columns of parquet or `1 days 02:00:00` and `P1DT2H` in text, count from
           time zero; `26:00:00` needs `format: duration`.
         - A warning says where 90 % of the rows of a file lie outside the window, as with another

@@ -137,13 +137,15 @@ def test_the_zone_of_the_machine_never_enters(tmp_path):
         "epoch": ((ZERO, epoch), {"zone": "UTC", "of": {"column": "t", "format": "epoch"}}),
         "mixed": ((ZERO, zoned), {}),
         "duration": ((None, pa.array([timedelta(0), timedelta(hours=1)])), {}),
+        "missing": ((ZERO + "Z", zoned), {"values": ["2150-07-02 12:00:00+00"]}),
         "offset pattern": (
             (ZERO + "Z", ["01.01.2150 09:00 +0100"] * 2),
             {"of": {"column": "t", "format": "%d.%m.%Y %H:%M %z"}},
         ),
     }  # fmt: skip
+    missing = {name: options.pop("values", ["NA"]) for name, (_, options) in cases.items()}
     configs = [
-        tables(tmp_path / name, *args, **options, cut=5000)
+        tables(tmp_path / name, *args, **options, cut=5000) | {"missing": {"values": missing[name]}}
         for name, (args, options) in cases.items()
     ]
     started = [
@@ -166,6 +168,7 @@ def test_the_zone_of_the_machine_never_enters(tmp_path):
     assert hours["declared parquet"] == [-4, 182 * 24 - 1]
     assert hours["epoch"] == [1, 182 * 24 + 4]
     assert hours["offset pattern"] == [0, 0]
+    assert hours["missing"] == [1]
     assert "zone: Europe/Berlin" in said[0]["mixed"]
 
 
@@ -274,7 +277,8 @@ def test_naive_times_are_read_as_they_stand(tmp_path, written, hours):
         ("2150-01-01 10:00+99", "no time"), ("2150-01-01 10:00 Europe/Berlin", "no time"),
         ("10:00", "a clock without a date"), ("20:15:00", "a clock without a date"),
         ("2150-01-01T10", "no time"), ("now", "a word"), ("today", "a word"),
-        ("2150-W01-1", "no time"), ("1e300", "a number"),
+        ("2150-W01-1", "no time"), ("\uff12150-01-01", "no time"),
+        ("2150-01-01\u00a010:00", "no time"), ("1e300", "a number"),
     ],
 )  # fmt: skip
 def test_what_is_no_time_is_refused_by_its_row_and_shape(tmp_path, written, shape):
@@ -505,6 +509,15 @@ def test_numbers_since_some_zero_go_on_being_read(tmp_path):
     assert since(tmp_path, ["45355", "45356"], ["45356", "45400"], **large) == [1, None]
 
 
+def test_one_patient_to_score_may_come_late(tmp_path):
+    """Of the numbers of a whole cohort it can be told that they are no dates; of one it cannot."""
+    late = tables(tmp_path, ["15000"], ["15010"], unit="minutes", cut=720)
+    assert times_of(from_tables(late, purpose="score")) == [10]
+    dates = tables(tmp_path, ["20240304"], ["20240304"])
+    with pytest.raises(ValueError, match="may be dates"):
+        from_tables(dates, purpose="score")
+
+
 def test_a_date_among_numbers_and_a_number_among_dates_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"row 1 of l.csv holds a date .*, and 'zero' holds numbers"
@@ -524,8 +537,8 @@ def test_it_is_said_where_nearly_all_rows_lie_outside_the_window(tmp_path):
         UserWarning, match=message + r".*Check unit: hours, and the format and zone of"
     ):
         since(tmp_path, None, minutes)
-    with pytest.warns(UserWarning, match="100 % of the rows of l.csv .* over 120 years from time"):
-        since(tmp_path, ZERO, ["1950-01-01 08:00"] * 12, cut="none")
+    with pytest.warns(UserWarning, match="100 % of the rows of l.csv .* over 50 years from time"):
+        since(tmp_path, ZERO, ["2050-01-01 08:00"] * 12, cut="none")
 
 
 def test_nothing_is_said_of_files_that_go_on_after_the_cut(tmp_path):
