@@ -106,7 +106,9 @@ def suppress(flow: pd.DataFrame, *, below: int = 10) -> pd.DataFrame:
     """Hide small counts of a flow, so that it may leave the place where the data are.
 
     A count of 1 to `below` - 1 becomes missing. The counts around it would give it away as a
-    difference, so then all others are rounded down to a whole multiple of `below`.
+    difference, so then all others are rounded down to a whole multiple of `below`, and so they are
+    where two of them differ by less: rows without a label, or events that a rule left out. What a
+    rule excluded is then the difference of the rounded rows, and tells no more than they do.
 
     Example:
         >>> flow = pd.DataFrame({"rule": ["all", "adults"], "excluded": [0, 3], "rows": [57, 54]})
@@ -116,7 +118,18 @@ def suppress(flow: pd.DataFrame, *, below: int = 10) -> pd.DataFrame:
         1  adults      <NA>    50
     """
     counts = flow.drop(columns="rule").astype("Int64")
-    small = (counts > 0) & (counts < below)
-    if small.to_numpy().any():
-        counts = (counts // below * below).mask(small)
+
+    def few(counts: pd.DataFrame) -> pd.DataFrame:
+        return (counts > 0) & (counts < below)
+
+    small = few(counts)
+    steps = -counts.drop(columns=["rows", "excluded"], errors="ignore").diff()
+    nested = [name for name in ("rows", "labelled", "events") if name in counts]
+    steps = pd.concat([steps, -counts[nested].diff(axis=1)], axis=1)
+    if small.to_numpy().any() or few(steps).to_numpy(dtype=bool, na_value=False).any():
+        counts = counts // below * below
+        if {"rows", "excluded"} <= set(counts):
+            left_out = -counts["rows"].diff()
+            counts["excluded"] = left_out.fillna(counts["excluded"])
+        counts = counts.mask(small)
     return pd.concat([flow[["rule"]], counts], axis=1)
