@@ -21,6 +21,7 @@ from dfdlib.book._files import book_root, load_claims
 _RECORD = "application/papermill.record/"
 _STARTED = time.monotonic()
 _DISTRIBUTIONS = ("dfdlib", "torch", "torch-geometric", "numpy", "pandas", "scikit-learn")
+_BROUGHT: list[str] = []  # what `brought` was told: a notebook runs in a process of its own
 _NO_RESULT = {"credentialed": "needs credentialed data"}
 
 
@@ -60,9 +61,8 @@ def glue(name: str, value: Any, *, digits: int | None = None) -> None:
         )
     if digits is not None:
         value = f"{value:.{digits}f}"
-    ipython = sys.modules.get("IPython")
-    if ipython is not None and ipython.get_ipython() is not None:
-        ipython.display.display(
+    if _in_notebook():
+        sys.modules["IPython"].display.display(
             {f"{_RECORD}text/plain": repr(value)},
             metadata={"scrapbook": {"name": name, "mime_prefix": _RECORD}},
             raw=True,
@@ -111,6 +111,11 @@ def beside_seeds(
     return pd.DataFrame(rows).T.round(digits)
 
 
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where a chapter's numbers come from; a notebook shows it as a box."""
@@ -143,11 +148,19 @@ class Provenance:
         return f'<aside class="provenance"><p>How this page was made</p><dl>{items}</dl></aside>'
 
 
+def brought(dataset: str) -> None:
+    """Note the data that the reader of a notebook named, for its box; of a path, the last part."""
+    name = Path(dataset).name
+    if _in_notebook() and name not in _BROUGHT:
+        _BROUGHT.append(name)
+
+
 def provenance(*, seed: int, data: str) -> Provenance:
     """Say where the numbers of a chapter come from: its last cell.
 
-    The commit is the last one that touched the library, with a `+` where files were changed since;
-    the duration counts from the import of this module, and is rounded.
+    Where the reader brought data, the box names that, and not the book's: see `brought`. The commit
+    is the last one that touched the library, with a `+` where files were changed since; the
+    duration counts from the import of this module, and is rounded.
 
     Args:
         seed: the chapter's parameter.
@@ -157,10 +170,17 @@ def provenance(*, seed: int, data: str) -> Provenance:
     return Provenance(
         commit=f"dfdlib {versions.pop('dfdlib')}, {library_commit()}",
         seed=seed,
-        data=data,
+        data=_own_data() or data,
         versions={"python": platform.python_version()} | versions,
         seconds=time.monotonic() - _STARTED,
     )
+
+
+def _own_data() -> str:
+    made_up = [name for name in _BROUGHT if name.startswith("made-up")]
+    own = [name for name in _BROUGHT if name not in made_up]
+    said = [f"your own data: {', '.join(own)}"] * bool(own) + made_up
+    return f"{'; '.join(said)}. What else the page shows is the book's" if said else ""
 
 
 def library_commit(package: str | Path = Path(__file__).parents[1]) -> str:

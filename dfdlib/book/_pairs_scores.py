@@ -11,6 +11,9 @@ from dfdlib.data.mimic_cxr import LABELS
 MEAN = "mean of findings"
 _AUROC = METRICS.index("auroc")
 
+# where a finding is hidden: nothing adds up over findings, so these are what the page shows
+_DIGITS = 3
+
 # of a method and per cent of the labels, by view: a column per finding
 Scores = dict[tuple[str, int], dict[str, Float[np.ndarray, "n k"]]]
 
@@ -93,10 +96,18 @@ def _estimate(
 
 def _hidden(table: pd.DataFrame) -> pd.DataFrame:
     """Hide findings that few have, or few have not, with every number of theirs."""
-    table = hide_few(table)
+    table = hide_few(table, digits=None)
     numbers = [name for name in table if str(name).startswith("fewest")]
     table.loc[table["value"].isna(), numbers] = float("nan")
     return table
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Round all numbers to what the page shows, where a finding is hidden."""
+    numbers = list(table.filter(regex="value|low|high|difference|fewest"))
+    if (table["note"] == "").all():
+        return table
+    return table.assign(**table[numbers].astype(float).round(_DIGITS))
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,22 +2,25 @@
 
 Every chapter that compares methods on a cohort ends with `on_your_own(…)`. With the parameter
 `dataset` empty it says how to run it; else it trains the chapter's methods on the cohort named and
-writes what it shows below `runs/`, and nowhere else.
+writes what it shows beside the output of `dfdlib run`, by default below `runs/`, and nowhere else.
 """
 
 import inspect
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
 
 from dfdlib import data
-from dfdlib.book._few import FEW, few, hide_few, shares
-from dfdlib.book._files import book_root
+from dfdlib.book._chapter import brought
+from dfdlib.book._few import FEW, few, hide_few, pooled, presence, shares
+from dfdlib.book._files import book_root, results_folder, writable
 from dfdlib.data import Cohort, Schema, made_up
 from dfdlib.data._clinical import open_extract
 from dfdlib.data._validate import unknown
@@ -25,7 +28,17 @@ from dfdlib.evaluation import Report, compare, evaluate
 from dfdlib.models import Method, Stage
 from dfdlib.training import fit
 
-__all__ = ["FEW", "few", "hide_few", "on_your_own", "own_cohort", "own_folder", "shares"]
+__all__ = [
+    "FEW",
+    "few",
+    "hide_few",
+    "on_your_own",
+    "own_cohort",
+    "own_folder",
+    "pooled",
+    "presence",
+    "shares",
+]
 
 DATASETS = ("eicu", "mimic_iv", "adni", "made-up eicu")
 # the chapters that end with `pairs_on_your_own` of dfdlib.book.own_pairs
@@ -42,8 +55,9 @@ def own_cohort(dataset: str, root: str = "") -> Cohort:
         root: the folder of the files; for a YAML file, where it lies.
 
     Returns:
-        The cohort, with a group `site`: the hospital, or the region or period that stands for it. A
-        modality of which a table is not there is left out, with a warning.
+        The cohort, with a group `site`: the hospital, or the region or period that stands for it;
+        those of fewer than ten patients are one, `other`. A modality of which a table is not there
+        is left out, with a warning.
 
     Raises:
         ValueError: An unknown data set, or no root; or as the loader.
@@ -55,6 +69,7 @@ def own_cohort(dataset: str, root: str = "") -> Cohort:
         ValueError: dataset 'eicu' needs the folder of its files. Add -p root FOLDER
     """
     if dataset.endswith((".yaml", ".yml")):
+        brought(dataset)
         tables = found_path(root) / dataset if root else found_path(dataset)
         return _with_site(data.from_tables(tables))
     if dataset.endswith("mimic_cxr"):
@@ -65,6 +80,7 @@ def own_cohort(dataset: str, root: str = "") -> Cohort:
     if dataset not in DATASETS:
         error = unknown(dataset, DATASETS, "data set to run on")
         raise ValueError(f"{error} Or name a file for from_tables: -p dataset tables.yaml")
+    brought(dataset)
     if dataset == "made-up eicu":
         with tempfile.TemporaryDirectory() as folder:
             made_up.write("eicu", folder, n=1500, seed=0)
@@ -104,16 +120,34 @@ def found_path(path: str) -> Path:
 
 def _with_site(cohort: Cohort) -> Cohort:
     stands = next((name for name in _SITES if name in cohort.groups), None)
-    if stands in (None, "site"):
-        return cohort
-    return cohort._with(groups={**cohort.groups, "site": cohort.groups[stands]})
+    if stands not in (None, "site"):
+        cohort = cohort._with(groups={**cohort.groups, "site": cohort.groups[stands]})
+    for name in _SITES:
+        cohort = pooled(cohort, name)
+    return cohort
 
 
-def own_folder(chapter: str) -> Path:
-    """Make the one folder that a chapter writes to on data that the user brought."""
-    folder = book_root() / "runs" / "own" / chapter
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def own_folder(chapter: str, **settings: object) -> Path:
+    """Make the one folder that a chapter writes to on data that the user brought.
+
+    It lies beside the output that `dfdlib run` was told, else in `runs/` of the book.
+
+    Args:
+        chapter: its name.
+        settings: what tells one run from another, such as seed=0: each has a folder of its own.
+
+    Raises:
+        ValueError: nothing can be written there; says so before anything is computed.
+    """
+    words = [f"{name}-{_word(value)}" for name, value in settings.items()]
+    folder = results_folder() / chapter
+    return writable(folder / "-".join(words) if words else folder)
+
+
+def _word(value: object) -> str:
+    """A value as it stands in the name of a file; of a path, its last part."""
+    text = Path(str(value)).stem if str(value).endswith((".yaml", ".yml")) else str(value)
+    return re.sub(r"[^\w.+]+", "-", text).strip("-")
 
 
 def on_your_own(
@@ -130,7 +164,8 @@ def on_your_own(
 
     Patients are split 70 : 10 : 20, by patient. Scores are of the last fifth, with 95 % intervals
     that draw patients; the difference to the first method is paired. The table also goes to
-    `runs/own/CHAPTER/`, a JSON file for each method.
+    `own_folder(CHAPTER)`, a JSON file for each method, whose name tells data, rows (in tens), seed
+    and epochs; another result of that name is kept.
 
     Args:
         methods: by name, what makes a new one for a schema; the first is the reference.
@@ -147,6 +182,7 @@ def on_your_own(
         print(f"papermill chapters/{chapter}.ipynb \\")
         print("    out.ipynb -p dataset eicu -p root FOLDER")
         return None
+    folder = own_folder(chapter)
     cohort = own_cohort(dataset, root)
     train, val, test = cohort.split((0.7, 0.1, 0.2), by="patient", seed=seed)
     by = ("site",) if "site" in cohort.groups else ()
@@ -163,7 +199,12 @@ def on_your_own(
             fit(model, train, val, stages=stages, batch_size=size, lr=3e-3, seed=seed)
         reports[name] = evaluate(model, test, by=by, n_boot=n_boot, seed=seed)
     table = hide_few(_beside_the_first(reports, n_boot, seed))
-    write_rows(table, own_folder(chapter), Path(dataset).stem, seed, train.names)
+    told = {"dataset": Path(dataset).stem, "size": len(cohort) // FEW * FEW, "seed": seed}
+    each = {
+        name: {"epochs": list(epochs[name] if isinstance(epochs, Mapping) else epochs)}
+        for name in methods
+    }
+    write_rows(table, folder, told, each, modalities=train.names)
     return _shown(table)
 
 
@@ -183,14 +224,43 @@ def _beside_the_first(reports: Mapping[str, Report], n_boot: int, seed: int) -> 
     return pd.concat(lines, ignore_index=True)
 
 
-def write_rows(table: pd.DataFrame, folder: Path, dataset: str, seed: int, names: object) -> None:
-    """Write a table's lines, a JSON file for each method."""
+def write_rows(
+    table: pd.DataFrame,
+    folder: Path,
+    told: Mapping[str, object],
+    each: Mapping[str, Mapping[str, object]] | None = None,
+    **more: object,
+) -> None:
+    """Write a table's lines, a JSON file for each method; no other result is written over.
+
+    Args:
+        table: with a column `method`.
+        folder: where to.
+        told: of the run: `dataset`, and what else stands in the names.
+        each: the same of some of the methods.
+        more: what stands in the files only.
+    """
     for name, rows in table.groupby("method", sort=False):
+        settings = {**told, **(each or {}).get(str(name), {})}
+        words = [_word(settings["dataset"])]
+        words += [
+            f"{key}-{'+'.join(map(str, value)) if isinstance(value, list) else _word(value)}"
+            for key, value in settings.items()
+            if key != "dataset"
+        ]
+        stem = "-".join([*words, _word(str(name).lower())])
         lines = json.loads(rows.drop(columns="method").to_json(orient="records"))
-        told = {"dataset": dataset, "method": name, "seed": seed, "modalities": names}
-        slug = "-".join(str(name).lower().replace(",", "").split())
-        path = folder / f"{'-'.join(dataset.split())}-{slug}.json"
-        path.write_text(json.dumps({**told, "rows": lines}, indent=1), encoding="utf8")
+        text = json.dumps({"method": name, **settings, **more, "rows": lines}, indent=1)
+        _write_beside(folder, stem, text)
+
+
+def _write_beside(folder: Path, stem: str, text: str) -> None:
+    """Write STEM.json, or STEM-2.json, … where another text stands there."""
+    for number in count(1):
+        path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.json"
+        if not path.exists() or path.read_text(encoding="utf8") == text:
+            path.write_text(text, encoding="utf8")
+            return
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -203,11 +273,12 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = {}
     for row in table.to_dict("records"):
-        numbers = (row["difference"], row["difference_low"], row["difference_high"])
-        hidden = f"hidden: fewer than {FEW}"
+        missing = float("nan")  # of one method there is no difference
+        ends = (row.get("difference_low", missing), row.get("difference_high", missing))
+        hidden = f"hidden: fewer than {FEW}" if row["note"] else "–"
         rows[row["level"], row["method"]] = {
             "AUROC": cell(row["value"], row["low"], row["high"], ".2f"),
-            "minus the first": cell(*numbers, "+.2f"),
+            "minus the first": cell(row.get("difference", missing), *ends, "+.2f"),
             "patients' rows": hidden if pd.isna(row["n"]) else str(row["n"]),
             "with the outcome": "–" if pd.isna(row["n_pos"]) else str(row["n_pos"]),
         }

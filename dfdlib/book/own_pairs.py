@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from dfdlib import data
-from dfdlib.book._pairs_scores import Scores, scored, shown
+from dfdlib.book._chapter import brought
+from dfdlib.book._pairs_scores import Scores, rounded, scored, shown
 from dfdlib.book.own import found_path, own_folder, write_rows
 from dfdlib.data import Cohort, Schema, made_up, mimic_cxr
 from dfdlib.data._images import Images
@@ -59,6 +60,7 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
     """
     if dataset not in DATASETS:
         raise unknown(dataset, DATASETS, "data set of pairs to run on")
+    brought(dataset)
     if dataset.startswith("made-up"):
         return _made_up()
     if not root:
@@ -115,7 +117,8 @@ def pairs_on_your_own(
     binary cross-entropy and the epoch of the lowest loss on all validation patients. AUROC is of
     the test patients, a mean over the findings that ten of them have and ten never have. Intervals
     of 95 % draw patients with all their pairs; differences are paired. All findings, one by
-    one, go to `runs/own/CHAPTER/`, a JSON file for each method.
+    one, go to `own_folder(CHAPTER)`, a JSON file for each method, whose name tells data, pixels,
+    seed and epochs; another result of that name is kept.
 
     Args:
         methods: by name, what makes a new VAE for a schema; the first is the reference.
@@ -147,6 +150,7 @@ def pairs_on_your_own(
         print(f"papermill chapters/{chapter}.ipynb \\")
         print("    out.ipynb -p dataset mimic_cxr -p root FOLDER")
         return None
+    folder = own_folder(chapter)
     train, val, test = _parts(own_pairs(dataset, root))
     known = _labelled(train, fractions, seed)
     found: Scores = {}
@@ -167,7 +171,10 @@ def pairs_on_your_own(
                 for view in train.names
             }
     table = scored(found, _labels(test), test.groups["patient"], n_boot=n_boot, seed=seed)
-    write_rows(table, own_folder(chapter), dataset, seed, train.names)
+    images = test.x[test.names[0]]
+    assert isinstance(images, Images)  # as the loader makes them
+    told = {"dataset": dataset, "size": images.shape[-1], "seed": seed, "epochs": epochs}
+    write_rows(rounded(table), folder, told, modalities=train.names)
     return shown(table)
 
 
