@@ -26,6 +26,7 @@ def vae(prior):
 
 METHODS = {"MMVM": vae("mmvm"), "no sharing": vae("independent")}
 CHAPTER = "20-x"
+STEM = f"runs/own/{CHAPTER}/mimic_cxr-size-16-seed-0-epochs-1"
 
 
 @pytest.fixture
@@ -261,9 +262,7 @@ def test_a_run_compares_hides_and_writes_below_runs_only(book, brought, capsys):
     given = {"dataset": "mimic_cxr", "root": "x", "chapter": CHAPTER, "epochs": 1, "n_boot": 20}
     table = own_pairs.pairs_on_your_own(METHODS, **given)
     names = [*METHODS, "supervised"]
-    added = {
-        f"runs/own/{CHAPTER}/mimic_cxr-size-16-seed-0-epochs-1-{'-'.join(name.lower().split())}.json" for name in names
-    }
+    added = {f"{STEM}-{'-'.join(name.lower().split())}.json" for name in names}
     assert found_in(book) == {"_toc.yml"} | added
     assert list(table.index) == [(share, name) for share in ("10 %", "100 %") for name in names]
     assert list(table) == ["frontal", "lateral", "mean", "MMVM minus it", "MMVM, 10 %, minus it"]
@@ -273,7 +272,7 @@ def test_a_run_compares_hides_and_writes_below_runs_only(book, brought, capsys):
     # one of 70 test patients' counts is below ten, so the others are tens
     said = "at least 70 test patients; means over 12 of 14 findings\n"
     assert capsys.readouterr().out == said
-    stored = json.loads((book / f"runs/own/{CHAPTER}/mimic_cxr-size-16-seed-0-epochs-1-supervised.json").read_text())
+    stored = json.loads((book / f"{STEM}-supervised.json").read_text())
     rare = [row for row in stored["rows"] if row["finding"] == mimic_cxr.LABELS[1]]
     assert len(rare) == 6
     assert all(row[name] is None for row in rare for name in ("value", "n_pos", "difference_low"))
