@@ -123,6 +123,8 @@ def read_columns(
         values = numbers(y, "the outcome")
     except ValueError as error:
         raise ValueError(f"the outcome must be numbers: {error}") from None
+    if not len(values):
+        raise ValueError("the outcome has no rows. Pass one value per patient.")
     return pd.Series(values, name=y.name), _covariates(data, adjust, len(y))
 
 
@@ -260,6 +262,8 @@ def _covariates(data: pd.DataFrame | None, adjust: Any, n: int) -> pd.DataFrame:
 
 def _table(adjust: Any) -> np.ndarray:
     """Read a list of values, or of rows."""
+    if not np.ndim(adjust):
+        raise ValueError(f"adjust is a {type(adjust).__name__}. Pass one row per patient.")
     if isinstance(adjust, (list, tuple, range)) and all(np.ndim(each) == 0 for each in adjust):
         values = np.empty(len(adjust), dtype=object)
         values[:] = adjust

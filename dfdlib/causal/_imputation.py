@@ -102,9 +102,7 @@ class MultipleImputation:
         self.n_imputations = n_imputations
         self.seed = seed
 
-    def fit(
-        self, data: Any = None, *, outcome: Any, adjust: Any = ()
-    ) -> "MultipleImputation":
+    def fit(self, data: Any = None, *, outcome: Any, adjust: Any = ()) -> "MultipleImputation":
         """Complete the table again and again, and pool the means.
 
         Args:

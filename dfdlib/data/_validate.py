@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from dfdlib.causal.arrays import FIXED_CODES, has_labels, levels, numbers, plain
+from dfdlib.causal.arrays import FIXED_CODES, NUMBERS, has_labels, levels, numbers, plain
 
 Task = Literal["binary", "multiclass", "multilabel"]
 
@@ -203,8 +203,9 @@ def table(given: Any, what: str, n: int) -> pd.DataFrame:
     if not isinstance(given, (pd.DataFrame, Mapping)):
         raise ValueError(f"{what} is a {type(given).__name__}. Pass a DataFrame or a dict")
     columns = [given] if isinstance(given, pd.DataFrame) else given.values()
-    for length in map(len, columns):
-        if length != n:
+    for column in columns:
+        length = 1 if isinstance(column, str) or not hasattr(column, "__len__") else len(column)
+        if length != n or isinstance(column, str):
             raise ValueError(
                 f"{what} has {length} rows, the modalities have {n}. Pass one row per patient"
             )
@@ -227,8 +228,10 @@ def _cells(column: Any, what: str) -> np.ndarray:
     if _nullable(getattr(column, "dtype", None)):
         return numbers(column, what)
     array = np.asarray(column)
-    if array.dtype.kind in "US" and not isinstance(column, (np.ndarray, pd.Series)):
-        array = levels(column, what)  # a list may hold numbers beside words
+    if array.dtype.kind in "USO" and not isinstance(column, (np.ndarray, pd.Series)):
+        array = levels(column, what)  # a list may hold numbers beside words, or beside None
+        if pd.api.types.infer_dtype(array, skipna=True) in NUMBERS:
+            array = numbers(array, what)
     if array.dtype.kind == "c":
         raise ValueError(f"{what} holds complex numbers. Pass two columns: .real and .imag")
     return array

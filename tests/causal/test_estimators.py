@@ -677,6 +677,8 @@ def test_a_masked_outcome_is_a_missing_one():
         ({"adjust": {"z": [1, 2, 3, 4]}}, "adjust is a dict, and no table was given"),
         ({"adjust": "z"}, "adjust is the word 'z', and no table was given"),
         ({"adjust": pd.DataFrame(np.ones((4, 2)), columns=["z", "z"])}, "2 columns .* called 'z'"),
+        ({"adjust": 3}, "adjust is a int. Pass one row per patient"),
+        ({"outcome": [], "treatment": [], "adjust": []}, "the outcome has no rows"),
         ({"outcome": 3.0}, "outcome must have one value per row, got a float"),
         ({"outcome": {"y": 1}}, "outcome must have one value per row, got a dict"),
     ],

@@ -613,7 +613,8 @@ def test_tables_of_other_libraries_keep_the_names_of_their_columns(library):
 
 def test_nullable_covariates_become_numbers_that_can_be_cut():
     frame = pd.DataFrame({"age": pd.array([40, None, 60], dtype="Int64"), "sex": [*"fmm"]})
-    for columns in (frame, dict(frame)):
+    listed = {"age": [40, None, 60], "sex": [*"fmm"]}
+    for columns in (frame, dict(frame), listed):
         read = Cohort(x={"a": np.ones(3)}, covariates=columns).covariates
         assert read["age"].dtype == np.float64
         np.testing.assert_array_equal(read["age"], [40, NAN, 60])

@@ -237,6 +237,8 @@ REFUSED = {
         {"covariates": pd.DataFrame(index=range(4))},
         "covariates has 4 rows, the modalities have 3",
     ),
+    "a covariate that is a word": ({"covariates": {"sex": "fmf"}}, "covariates has 1 rows"),
+    "a covariate that is a number": ({"covariates": {"age": 5}}, "covariates has 1 rows"),
     "covariates that are no table": ({"covariates": [1, 2, 3]}, "covariates is a list. Pass a Dat"),
     "complex numbers": (
         {"x": {"mri": np.array([1 + 2j, 3, 4])}},
