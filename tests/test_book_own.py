@@ -91,6 +91,13 @@ def line(n, n_pos):
     return {"n": n, "n_pos": n_pos, "value": 0.7, "low": 0.6, "high": 0.8, "note": "only 3 rows"}
 
 
+def test_a_number_without_an_interval_is_shown_alone():
+    told = line(157, 43) | {"method": "ERM", "level": "all", "low": np.nan, "high": np.nan}
+    told |= dict.fromkeys(("difference", "difference_low", "difference_high"), np.nan)
+    row = own._shown(pd.DataFrame([told])).iloc[0]
+    assert row.tolist() == ["0.70", "–", "157", "43"]
+
+
 def test_numbers_of_few_are_hidden_and_the_others_rounded():
     shown = own.hide_few(pd.DataFrame([line(157, 43), line(148, 40), line(9, 3)]))
     assert shown["n"].tolist()[:2] == [150, 140]

@@ -236,6 +236,14 @@ def test_findings_of_few_patients_are_hidden_and_stand_in_no_mean():
     assert row["value"] == pytest.approx(np.mean([roc_auc_score(y[:, k], p[:, k]) for k in told]))
 
 
+def test_a_mean_without_an_interval_is_shown_alone(capsys):
+    line = {"method": "net", "labels": 10, "view": "mean", "finding": MEAN, "n": 40, "n_pos": pd.NA}
+    line |= {"value": 1.0, "low": np.nan, "high": np.nan, "note": "", "findings": 3}
+    shown = _pairs_scores.shown(pd.DataFrame([line]))
+    assert shown["mean"].tolist() == ["100.0"]
+    assert capsys.readouterr().out == "40 test patients; means over 3 of 14 findings\n"
+
+
 def test_of_nine_patients_nothing_is_told(capsys):
     found, y, patient = scores()
     table = _pairs_scores.scored(found, y, patient % 9, n_boot=10, seed=0)
