@@ -24,6 +24,7 @@ from dfdlib._loop import Loop, Plan, Selection, mix
 from dfdlib.data import Cohort, Schema
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
+from dfdlib.models.backbone import LEAST, optional
 from dfdlib.models.describe import describe
 
 __all__ = ["Run", "Stage", "fit", "load_model", "seed_everything", "trainer"]
@@ -51,20 +52,58 @@ class Run:
         """Write the model so that `load_model(folder)` makes it again in another process.
 
         The folder holds `model.safetensors` (weights, scalers, vocabularies, modality states) and
-        `model.json` (classes and arguments, schema, selection rule, history). It is written under a
-        temporary name and renamed; what stood there before is replaced.
+        `model.json` (classes and arguments, schema, selection rule, history, the versions of dfdlib
+        and torch, the number of threads, SHA-256 of both files). What stood there before is
+        replaced in one step: a kill at any moment leaves the one or the other.
+
+        **What a saved model holds of patients.** Means, standard deviations and weights; names of
+        modalities and columns; levels, codes and flags, as numbers, that 10 or more training
+        patients had. What fewer had is forgotten here, in `self.model` too, so that both score
+        alike: such a level or code counts as never seen, such a column as missing, and a warning
+        says how many there are. `M3Care` and `DFD` keep means of 10 patients or more, but
+        `DFD(memory="samples")` keeps embeddings of patients as they are, which is warned of.
+        `Deconfounder` keeps which combinations of modalities occur in training, with their shares,
+        rare ones too. No names of hospitals, no identifiers and no labels are held; the history has
+        losses and scores. Like all trained networks its weights may remember more than they show:
+        a model of patients is to be given away by the rules of the data that it was trained on.
+
+        Checkpoints (`fit(folder=)`) are working files and hold more, such as the difficulty of each
+        patient. Delete them before a folder is given away.
+
+        Warns:
+            UserWarning: if rare levels were forgotten, or embeddings of patients are held.
 
         Raises:
             TypeError: if the model holds a module that JSON cannot describe; says which.
         """
+        described = describe(self.model)
+        for told in _forget_rare(self.model):
+            warnings.warn(told, stacklevel=2)
         card = {
-            "model": describe(self.model),
+            "model": described,
             "selection": self.selection,
             "best_epoch": self.best_epoch,
             "seed": self.seed,
             "history": self.history.to_dict("records"),
         }
         write_folder(Path(folder), "model", dict(self.model.state_dict()), card)
+
+
+def _forget_rare(model: Method) -> Iterator[str]:
+    """Leave out what few patients had; tells what was left out, and what cannot be."""
+    found = {name: optional(module, "forget_rare") for name, module in model.named_modules()}
+    rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in found.items() if n]
+    if rare:
+        yield (
+            f"levels, codes or columns that fewer than {LEAST} training patients had are not saved "
+            f"({', '.join(rare)}): the model now takes them as never seen. Put rare ones together "
+            "before training to keep them"
+        )
+    if getattr(model, "memory", None) == "samples":
+        yield (
+            "memory='samples' keeps embeddings of training patients as they are in the saved "
+            "model. Take memory='prototypes', which keeps means of many, before it is given away"
+        )
 
 
 def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
@@ -143,7 +182,9 @@ def fit(
     Scalers and vocabularies are fitted on `train` and stored in the model; the weights are drawn
     anew from `seed`; AdamW minimises `model.loss(batch)["total"]`. Before each validation, and at
     the end, states that depend on other patients are fixed over `train`. On the CPU the same seed
-    gives the same bits.
+    gives the same bits, for the same number of threads (`torch.get_num_threads()`), processor and
+    versions of the libraries; under others it gives the same up to rounding, which training may
+    enlarge as another seed would.
 
     Args:
         model: a method such as `Classifier`. It is trained in place, and returned.
@@ -160,7 +201,10 @@ def fit(
         init: "fresh" draws new weights; "keep" trains on from the weights, scalers and
             vocabularies that the model has.
         folder: where a checkpoint is kept after each epoch. A run that was killed is called again
-            with the same arguments and goes on; it ends in the same weights.
+            with the same arguments and goes on; it ends in the same weights. Data (groups,
+            covariates and every pixel too), options, settings and, with `init="keep"`, the weights
+            that the run began with are compared first, by hashes; another number of threads,
+            processor or version is warned of. One process at a time trains in a folder.
         fabric: devices, precision and processes; None takes one device, a GPU where there is one,
             and brings the model back to the CPU, where cohorts live. With a fabric of your own
             the model stays on its device. For several processes make one, such as
@@ -177,7 +221,8 @@ def fit(
         ValueError: if the cohorts do not fit the model's schema or each other, a patient stands in
             `train` and `val`, the rule cannot be applied to `val`, training holds one class only, a
             stage is unknown or there is no epoch, a module has weights that a seed cannot draw
-            anew, or `folder` holds another run.
+            anew, or `folder` holds another run, is damaged, or cannot tell the model from others.
+        RuntimeError: if another process is training in `folder`.
         FloatingPointError: if the loss is not finite; says at which step and in which term.
 
     Example:

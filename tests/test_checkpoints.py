@@ -10,18 +10,20 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dfdlib import _checkpoints
+from dfdlib import _checkpoints, training
 from dfdlib.data import Cohort, Images
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import GRAPE, Classifier, GroupDRO
+from dfdlib.models import DFD, GRAPE, Classifier, GroupDRO
 from dfdlib.models.describe import describe
 from dfdlib.training import Stage, fit, load_model
 
@@ -583,6 +585,66 @@ def test_processes_that_save_at_once_leave_one_whole_model(tmp_path):
         assert process.returncode == 0
     load_model(tmp_path / "model")
     assert os.listdir(tmp_path) == ["model"]
+
+
+# ---------------------------------------------------------------- what is held of patients
+
+LEVEL, CODE, FLAG, VALUE = 987_654, 313_373, 65_521, 424_242.5
+
+
+def with_rare(n_rare, n=60):
+    """A cohort in which so many patients have a level, a code, a flag and a value of their own."""
+    rng = np.random.default_rng(0)
+    rare = np.arange(n) < n_rare
+    labs = rng.normal(size=(n, 2))
+    x = {
+        "labs": np.column_stack([labs, np.where(rare, VALUE, np.nan)]),
+        "ward": np.where(rare, LEVEL, rng.integers(0, 2, n))[:, None],
+        "dx": [[1, CODE] if own else [1] for own in rare],
+        "vitals": [[[0.0, 1.0, 0.0], [1.0, VALUE, FLAG]][: 1 + own] for own in rare],
+    }
+    kinds = {"labs": "vector", "ward": "categorical", "dx": "codes", "vitals": "series"}
+    return Cohort(x=x, kinds=kinds, y=(labs[:, 0] > 0).astype(int)), rare
+
+
+@pytest.mark.parametrize("n_rare", [1, 9, 10])
+def test_what_few_patients_had_is_not_saved(tmp_path, n_rare):
+    data, rare = with_rare(n_rare)
+    model = fit(Classifier(backbone=GRAPE(d=4), schema=data.schema), data, **one_epoch()).model
+    before = predict_proba(model, data)
+    run = training.Run(model=model, history=pd.DataFrame(), selection="", best_epoch=1, seed=0)
+    if n_rare < 10:
+        codes = "1 of 'dx', " if n_rare > 1 else ""  # of one patient a code is never known
+        told = rf"fewer than 10 .*not saved \(1 of 'labs', 1 of 'ward', {codes}1 of 'vitals.rows'"
+        with pytest.warns(UserWarning, match=told):
+            run.save(tmp_path / "model")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run.save(tmp_path / "model")
+    stored = (tmp_path / "model" / "model.safetensors").read_bytes()
+    marks = [np.int64(LEVEL), np.int64(CODE), np.int64(FLAG), np.float32(VALUE)]
+    assert [mark.tobytes() in stored for mark in marks] == [n_rare >= 10] * 4
+    card = (tmp_path / "model" / "model.json").read_text()
+    assert not [mark for mark in (LEVEL, CODE, FLAG, VALUE) if str(mark) in card]
+    again = load_model(tmp_path / "model")
+    np.testing.assert_array_equal(predict_proba(again, data), predict_proba(model, data))
+    # nobody else's score has changed
+    np.testing.assert_allclose(predict_proba(again, data)[~rare], before[~rare], atol=1e-6)
+    # and saving twice forgets nothing more
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.save(tmp_path / "model")
+
+
+def test_embeddings_of_patients_are_warned_of(tmp_path):
+    data = cohort()
+    model = DFD(backbone=GRAPE(d=4), schema=data.schema, memory="samples", n_memory=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a model of one epoch
+        run = fit(model, data, **one_epoch())
+    with pytest.warns(UserWarning, match=r"memory='samples' keeps embeddings .*'prototypes'"):
+        run.save(tmp_path / "model")
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from dfdlib.data._validate import unknown
+from dfdlib.models.backbone import LEAST
 
 Rule = Literal["concat", "causal", "marginal", "causal_refit", "bias", "bias_refit"]
 MemoryName = Literal["prototypes", "samples"]
@@ -27,8 +28,8 @@ class Memory(nn.Module):
         n_outputs: number of logits.
         task: binary, multiclass or multilabel.
         size: number K of representatives of H_b.
-        kind: "prototypes" are centres of k-means, weighted by the patients that they stand for;
-            "samples" are patients drawn at random.
+        kind: "prototypes" are centres of k-means, weighted by the patients that they stand for, of
+            whom there are 10 or more; "samples" are patients drawn at random, as they are.
     """
 
     # DIFF: "f_b(H_b) alone" is not defined in the description, whose heads read both streams: here
@@ -138,10 +139,23 @@ class Memory(nn.Module):
             self.prototypes[:k], self.share[:k] = h_b[:k], 1 / k
             return
         k = min(k, len(h_b.unique(dim=0)))
-        found = KMeans(n_clusters=k, n_init=1, random_state=0).fit(h_b.cpu().numpy())
-        count = np.bincount(found.labels_, minlength=k)
-        self.prototypes[:k] = torch.as_tensor(found.cluster_centers_).to(self.prototypes)
-        self.share[:k] = torch.as_tensor(count / count.sum()).to(self.share)
+        rows = h_b.cpu().numpy()
+        found = KMeans(n_clusters=k, n_init=1, random_state=0).fit(rows)
+        label, centre = found.labels_, found.cluster_centers_
+        count = np.bincount(label, minlength=k)
+        # who is in a cluster of few joins the nearest other one, so that no centre is of a few
+        while len(left := np.flatnonzero(count)) > 1 and count[left].min() < LEAST:
+            few = left[count[left].argmin()]
+            others = left[left != few]
+            own = np.flatnonzero(label == few)
+            near = np.linalg.norm(rows[own, None] - centre[others], axis=2).argmin(axis=1)
+            label[own] = others[near]
+            for changed in np.unique(others[near]):
+                centre[changed] = rows[label == changed].mean(axis=0)
+            count = np.bincount(label, minlength=k)
+        k = len(left)
+        self.prototypes[:k] = torch.as_tensor(centre[left]).to(self.prototypes)
+        self.share[:k] = torch.as_tensor(count[left] / count.sum()).to(self.share)
 
 
 def logistic(

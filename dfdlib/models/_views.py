@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dfdlib.models.backbone import LEAST
+
 Likelihood = Literal["laplace", "gaussian", "bernoulli", "poisson"]
 
 #: What a likelihood is defined on, and what to pass in the place of anything else.
@@ -77,6 +79,7 @@ class View(nn.Module):
         self.register_buffer("mean", torch.zeros(columns))
         self.register_buffer("std", torch.ones(columns))
         self.register_buffer("known", torch.ones(columns, dtype=torch.bool))
+        self.holders: Tensor | None = None  # patients of the training part; not saved
 
     def fit(self, values: Tensor, flags: Tensor | None, there: Bool[Tensor, " n"]) -> None:
         """Check the range and take the moments of what was observed in the training part."""
@@ -98,6 +101,17 @@ class View(nn.Module):
         if self.likelihood != "bernoulli":
             self.mean.copy_(mean)
             self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+        self.holders = flags.sum(0)
+
+    def forget_rare(self) -> int:
+        """Take columns that fewer than 10 patients had as missing; gives how many there are."""
+        if self.holders is None:
+            return 0
+        rare = self.known & (self.holders < LEAST).to(self.known.device)
+        self.known.masked_fill_(rare, False)
+        self.mean.masked_fill_(rare, 0)
+        self.std.masked_fill_(rare, 1)
+        return int(rare.sum())
 
     def check(self, values: Tensor, flags: Tensor | None) -> None:
         """Refuse another shape than the model was made for, and values that cannot be."""

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 #: What an edge's message is multiplied by: (n, M), (n, M, d), or a list with one of them per layer.
 EdgeWeight = Tensor | list[Tensor | None] | None
 
+#: What a saved model holds of patients stands for so many of them at least.
+LEAST = 10
+
 
 class Backbone(Protocol):
     """Any module with this `forward` is a backbone; a user's own works like those of the library.

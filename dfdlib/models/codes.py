@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dfdlib.data import Ragged
 from dfdlib.data._validate import unknown
-from dfdlib.models.series import lookup
+from dfdlib.models.backbone import LEAST
+from dfdlib.models.series import lookup, owners
 
 Pool = Literal["mean", "sum", "tfidf"]
 
@@ -65,6 +66,7 @@ class CodeBag(nn.Module):
             raise ValueError(f"min_count is {min_count}. Pass 1 to know every code of training.")
         self.d, self.pool, self.min_count, self.dropout = d, pool, min_count, dropout
         self.register_buffer("words", torch.zeros(0, dtype=torch.long))
+        self.holders: Tensor | None = None  # patients of the training part; not saved
         self._resize(0)
         self.net = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, d))
 
@@ -83,6 +85,22 @@ class CodeBag(nn.Module):
             weight = 1 + ((1 + everybody) / (1 + count.double())).log()
         weight[0] *= count[0] > 0
         self.weight.copy_(weight)
+        self.holders = patients[known]
+
+    @torch.no_grad()
+    def forget_rare(self) -> int:
+        """Take codes that fewer than 10 patients had as unknown; gives how many there are."""
+        if self.holders is None or len(self.holders) != len(self.words):
+            return 0
+        common = (self.holders >= LEAST).to(self.words.device)
+        rows = torch.cat([common.new_ones(1), common])  # row 0 stands for what is not known
+        words, weight, table = self.words[common], self.weight[rows], self.embedding.weight[rows]
+        self._resize(len(words))
+        self.words.copy_(words)
+        self.weight.copy_(weight)
+        self.embedding.weight.copy_(table)
+        self.holders = self.holders[common.to(self.holders.device)]
+        return int((~common).sum())
 
     def _resize(self, n_words: int) -> None:
         device = self.words.device
@@ -98,7 +116,7 @@ class CodeBag(nn.Module):
 
     def forward(self, values: Ragged, _flags: None = None) -> Float[Tensor, "n d"]:
         """Make the token of each patient."""
-        n, owner = len(values), _owners(values)
+        n, owner = len(values), owners(values)
         word = lookup(self.words, values.values)
         share = self.weight[word]
         if self.pool == "mean":
@@ -112,13 +130,7 @@ class CodeBag(nn.Module):
         return self.net(bag.index_add(0, owner, share[:, None] * self.embedding(word)))
 
 
-def _owners(values: Ragged) -> Int64[Tensor, " total"]:
-    """The patient of each code."""
-    everybody = torch.arange(len(values), device=values.offsets.device)
-    return torch.repeat_interleave(everybody, values.lengths)
-
-
 def _holders(values: Ragged, place: Int64[Tensor, " total"], size: int) -> Int64[Tensor, " v"]:
     """How many patients have each code, given by its place in a list of `size`."""
-    cells = (_owners(values) * max(1, size) + place).unique()
+    cells = (owners(values) * max(1, size) + place).unique()
     return torch.bincount(cells % max(1, size), minlength=size)[:size]

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Schema
+from dfdlib.models.backbone import LEAST
 from dfdlib.models.codes import CodeBag
 from dfdlib.models.series import SeriesGRU
 
@@ -51,6 +52,7 @@ class VectorEncoder(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("std", torch.ones(n_features))
         self.register_buffer("seen", torch.ones(n_features, dtype=torch.bool))
+        self.holders: Tensor | None = None  # patients of the training part; not saved
         self.net = nn.Sequential(
             nn.Linear(n_features * (2 if flags else 1), d),
             nn.ReLU(),
@@ -69,6 +71,17 @@ class VectorEncoder(nn.Module):
         self.seen.copy_(flags.any(0))
         self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+        self.holders = flags.sum(0)
+
+    def forget_rare(self) -> int:
+        """Take features that fewer than 10 patients had as missing; gives how many there are."""
+        if self.holders is None:
+            return 0
+        rare = self.seen & (self.holders < LEAST).to(self.seen.device)
+        self.seen.masked_fill_(rare, False)
+        self.mean.masked_fill_(rare, 0)
+        self.std.masked_fill_(rare, 1)
+        return int(rare.sum())
 
     def forward(
         self, values: Float[Tensor, "n k"], flags: Bool[Tensor, "n k"]
@@ -106,17 +119,37 @@ class CategoricalEncoder(nn.Module):
         self.n_features, self.d, self.flags, self.dropout = n_features, d, flags, dropout
         self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.long))
         self.register_buffer("start", torch.zeros(n_features + 1, dtype=torch.long))
+        self.holders: Tensor | None = None  # patients of the training part; not saved
         # rows 0 .. k-1: missing, one per column; k: never seen; then the vocabularies
         self.embedding = nn.Embedding(n_features + 1, d, padding_idx=n_features)
         self.net = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, d))
 
     def fit(self, values: Int[Tensor, "n k"], flags: Bool[Tensor, "n k"]) -> None:
         """Collect the vocabulary of each column and make the embedding table of its size."""
-        words = [v[f].unique() for v, f in zip(values.T, flags.T, strict=True)]
+        found = [v[f].unique(return_counts=True) for v, f in zip(values.T, flags.T, strict=True)]
+        words = [levels for levels, _ in found]
         sizes = torch.tensor([0, *(len(w) for w in words)], device=values.device)
         self._resize(int(sizes.sum()))
         self.vocabulary.copy_(torch.cat(words))
         self.start.copy_(sizes.cumsum(0))
+        self.holders = torch.cat([count for _, count in found])
+
+    @torch.no_grad()
+    def forget_rare(self) -> int:
+        """Take levels that fewer than 10 patients had as never seen; gives how many there are."""
+        if self.holders is None or len(self.holders) != len(self.vocabulary):
+            return 0
+        common = (self.holders >= LEAST).to(self.vocabulary.device)
+        first = self.n_features + 1
+        table = self.embedding.weight[:first], self.embedding.weight[first:][common]
+        words = self.vocabulary[common]
+        before = torch.cat([common.new_zeros(1).long(), common.long().cumsum(0)])
+        self.start.copy_(before[self.start])
+        self._resize(len(words))
+        self.vocabulary.copy_(words)
+        self.embedding.weight.copy_(torch.cat(table))
+        self.holders = self.holders[common.to(self.holders.device)]
+        return int((~common).sum())
 
     def _resize(self, n_words: int) -> None:
         self.vocabulary = self.vocabulary.new_zeros(n_words)

@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dfdlib.models.backbone import EdgeWeight, batch_rows, optional
+from dfdlib.models.backbone import LEAST, EdgeWeight, batch_rows, optional
+
+#: Means are read off at most this many training patients, evenly spaced.
+MAX_ROWS = 8192
 
 
 class M3Care(nn.Module):
@@ -28,14 +31,16 @@ class M3Care(nn.Module):
     Gaussian kernel, since :math:`\lVert z - z' \rVert^2 = 2 - 2 z \cdot z'`.
 
     Similar patients are looked for in the batch (of all processes) in training, and afterwards
-    among K training patients, evenly spaced, whose tokens `fix_states` stores in the model: a score
-    does not depend on the batch, and a saved model holds these patients' tokens. Before that,
-    nothing is imputed in evaluation.
+    among K means of training patients, which `fix_states` stores in the model: a score does not
+    depend on the batch, and no patient's token or mask stands in a saved model. A mean is of the
+    patients of one cell of a tree, 10 or more, who are split by which modalities they have, then by
+    the tokens' largest spread; a modality is there where 10 of them have it. Before that, nothing
+    is imputed in evaluation.
 
     Args:
         backbone: what sees the tokens, as in `Classifier`.
         threshold: :math:`\theta`, between 0 and 1; who is less similar does not count.
-        n_memory: how many training patients are stored, K.
+        n_memory: how many means of training patients are stored, at most, K.
 
     Shapes:
         tokens (n, M, d), observed (n, M), weight as the backbone's -> embedding (n, d)
@@ -55,7 +60,7 @@ class M3Care(nn.Module):
     # DIFF: M3Care runs a graph network over similar patients, mixed into observed modalities too;
     # here one mean and one linear map, for missing ones only.
     # DIFF: its auxiliary loss, which keeps similarities stable, and its transformer are left out.
-    # DIFF: it scores patients by the others of their batch; here by a fixed set.
+    # DIFF: it scores patients by the others of their batch; here by a fixed set of means.
     log_sigma: Tensor
     memory: Tensor
     memory_observed: Tensor
@@ -156,25 +161,31 @@ class M3Care(nn.Module):
 
     @torch.no_grad()
     def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor, EdgeWeight]]]) -> None:
-        """Store the tokens of evenly spaced patients, then let the backbone fix its own states.
+        """Store means of patients who are alike, then let the backbone fix its own states.
 
         Args:
             stream: gives (tokens, observed, weight) batch by batch, each time it is called.
         """
         n = sum(len(tokens) for tokens, _, _ in stream())
-        wanted = torch.arange(self.n_memory) * n // self.n_memory if n > self.n_memory else None
-        start = filled = 0
+        wanted = torch.arange(min(n, MAX_ROWS)) * n // min(n, MAX_ROWS) if n else torch.arange(0)
+        start, kept = 0, []
         for tokens, observed, _ in stream():
             self.build(tokens.shape[1])
-            rows = torch.arange(len(tokens))
-            if wanted is not None:
-                rows = wanted[(wanted >= start) & (wanted < start + len(tokens))] - start
-            rows = rows.to(tokens.device)
-            part = slice(filled, filled + len(rows))
-            self.memory[part] = tokens[rows].to(self.memory.dtype)
-            self.memory_observed[part] = observed[rows]
-            start, filled = start + len(tokens), part.stop
-        self.memory_observed[filled:] = False
+            rows = wanted[(wanted >= start) & (wanted < start + len(tokens))] - start
+            kept.append((tokens[rows.to(tokens.device)], observed[rows.to(tokens.device)]))
+            start += len(tokens)
+        self.memory_observed.fill_(False)
+        self.memory.zero_()
+        if kept:
+            tokens, observed = (torch.cat(part) for part in zip(*kept, strict=True))
+            for place, cell in enumerate(_alike(tokens, observed, self.n_memory)):
+                have = observed[cell].to(tokens.dtype)
+                count = have.sum(0)
+                there = count >= LEAST
+                total = torch.einsum("im,imd->md", have, tokens[cell])
+                mean = torch.where(there[:, None], total / count.clamp(min=1)[:, None], 0)
+                self.memory[place] = mean.to(self.memory.dtype)
+                self.memory_observed[place] = there
 
         def imputed() -> Iterable[tuple[Tensor, Tensor, EdgeWeight]]:
             for tokens, observed, weight in stream():
@@ -197,3 +208,35 @@ class M3Care(nn.Module):
             self.backbone, "auxiliary", h, *self.impute(tokens, observed), y, weight
         )
         return terms
+
+
+def _alike(
+    tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"], most: int
+) -> list[Int64[Tensor, " k"]]:
+    """Cells of a tree over the patients: at most so many, with `LEAST` patients or more in each.
+
+    The largest cell is split first: by the modality that the fewest have, so that they stay
+    together, where enough have it and enough do not; else at the median of the entry of the tokens
+    that spreads most.
+    """
+    scaled = nn.functional.normalize(tokens, dim=-1) * observed.unsqueeze(-1)
+    flat, whole = scaled.flatten(1), [torch.arange(len(tokens), device=tokens.device)]
+    done: list[Tensor] = []
+    while whole and len(whole) + len(done) < most:
+        whole.sort(key=len)
+        cell = whole.pop()
+        if len(cell) < 2 * LEAST:
+            done.append(cell)
+            continue
+        n, have = len(cell), observed[cell].sum(0)
+        fewest = torch.minimum(have, n - have)
+        fewest = torch.where(fewest >= LEAST, fewest, n)
+        if int(fewest.min()) < n:
+            first = observed[cell, int(fewest.argmin())]
+        else:
+            rows = flat[cell]
+            order = rows[:, int(rows.var(dim=0).argmax())].argsort(stable=True)
+            first = torch.zeros_like(cell, dtype=torch.bool)
+            first[order[: n // 2]] = True
+        whole += [cell[first], cell[~first]]
+    return done + whole

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dfdlib.data import Ragged
+from dfdlib.models.backbone import LEAST
 from dfdlib.models.transformer import _Block
 
 
@@ -44,10 +45,16 @@ class RowEmbedding(nn.Module):
         self.register_buffer("clock", torch.tensor([0.0, 1.0]))
         self.time = nn.Linear(1, d, bias=False)
         self.register_buffer("words", torch.zeros(0, dtype=torch.long))
+        self.holders: Tensor | None = None  # patients of the training part; not saved
         self._resize(0)
 
-    def fit(self, rows: Float[Tensor, "k 3"]) -> None:
-        """Collect the flags, and take mean and standard deviation of the values of each."""
+    def fit(self, rows: Float[Tensor, "k 3"], owner: Int64[Tensor, " k"] | None = None) -> None:
+        """Collect the flags, and take mean and standard deviation of the values of each.
+
+        Args:
+            rows: of all patients.
+            owner: whose each row is, which `forget_rare` counts by.
+        """
         time, value, flag = rows.double().unbind(dim=1)
         if (flag != flag.round()).any():
             wrong = float(flag[flag != flag.round()][0])
@@ -69,6 +76,28 @@ class RowEmbedding(nn.Module):
         if len(time):
             spread = time.std(correction=0).clamp(min=1e-6)
             self.clock.copy_(torch.stack([time.mean(), spread]))
+        self.holders = None
+        if owner is not None:
+            cells = (owner * max(1, len(words)) + place).unique()
+            self.holders = torch.bincount(cells % max(1, len(words)), minlength=len(words))
+
+    @torch.no_grad()
+    def forget_rare(self) -> int:
+        """Take flags that fewer than 10 patients had as never seen; gives how many there are."""
+        if self.holders is None or len(self.holders) != len(self.words):
+            return 0
+        common = (self.holders >= LEAST).to(self.words.device)
+        rows = torch.cat([common.new_ones(1), common])  # row 0 stands for what was never seen
+        kept = [part[rows] for part in (self.mean, self.std, self.slope.weight, self.place.weight)]
+        words = self.words[common]
+        self._resize(len(words))
+        self.words.copy_(words)
+        for part, values in zip(
+            (self.mean, self.std, self.slope.weight, self.place.weight), kept, strict=True
+        ):
+            part.copy_(values)
+        self.holders = self.holders[common.to(self.holders.device)]
+        return int((~common).sum())
 
     def _resize(self, n_words: int) -> None:
         self.words = self.words.new_zeros(n_words)
@@ -129,7 +158,7 @@ class SeriesGRU(nn.Module):
 
     def fit(self, values: Ragged, _flags: None = None) -> None:
         """Take scalers and flags from the training part."""
-        self.rows.fit(values.values)
+        self.rows.fit(values.values, owners(values))
 
     def forward(self, values: Ragged, _flags: None = None) -> Float[Tensor, "n d"]:
         """Make the token of each patient."""
@@ -203,7 +232,7 @@ class SeriesTransformer(nn.Module):
 
     def fit(self, values: Ragged, _flags: None = None) -> None:
         """Take scalers and flags from the training part."""
-        self.rows.fit(values.values)
+        self.rows.fit(values.values, owners(values))
 
     def forward(self, values: Ragged, _flags: None = None) -> Float[Tensor, "n d"]:
         """Make the token of each patient."""
@@ -216,6 +245,12 @@ class SeriesTransformer(nn.Module):
             # only the query is read from the last block
             h = block(h, keys, None, 1 if layer == self.n_layers - 1 else h.shape[1])
         return self.net(spread(self.norm(h[:, 0]), who, there, len(values)))
+
+
+def owners(values: Ragged) -> Int64[Tensor, " total"]:
+    """The patient of each entry."""
+    everybody = torch.arange(len(values), device=values.offsets.device)
+    return torch.repeat_interleave(everybody, values.lengths)
 
 
 def filled(

@@ -80,13 +80,14 @@ def test_marginal_over_everybody_is_the_plain_sum_over_patients(task):
 
 
 def test_marginal_over_prototypes():
-    data = cohort()
+    data = cohort(n=200)
     model = fitted(data, predict="marginal", n_memory=5)
     h_c, h_b = streams(model, data)
     centres, share = model.kept.prototypes, model.kept.share
     # centres of k-means: means of the patients that are nearest
-    nearest = torch.cdist(h_b, centres).argmin(1)
-    for k in range(5):
+    assert int((share > 0).sum()) > 1
+    nearest = torch.cdist(h_b, centres[share > 0]).argmin(1)
+    for k in range(int((share > 0).sum())):
         torch.testing.assert_close(centres[k], h_b[nearest == k].mean(0), atol=1e-5, rtol=0)
         assert float(share[k]) == pytest.approx(float((nearest == k).float().mean()))
     p = sum(
@@ -214,12 +215,30 @@ def test_the_means_do_not_depend_on_the_batches():
 
 
 def test_fewer_patients_than_representatives():
-    for kind in ("samples", "prototypes"):
+    for kind, expected in (("samples", 3), ("prototypes", 1)):
         h, y = rows(n=3)
         kept = memory(size=10, kind=kind)
         kept.fix(batches(h, y))
-        assert int((kept.share > 0).sum()) == 3
+        assert int((kept.share > 0).sum()) == expected
         assert float(kept.share.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("n", "far"), [(9, 0), (60, 0), (60, 3), (300, 1), (300, 9), (300, 10)])
+def test_a_prototype_stands_for_ten_patients_or_more(n, far):
+    """Also where k-means would give single patients, far from all, a centre of their own."""
+    h = torch.randn(n, 2, 3, generator=torch.Generator().manual_seed(0))
+    h[:far, 1] += 100
+    kept = memory(d=3, size=64, kind="prototypes")
+    kept.fix(batches(h, (torch.arange(n) % 2).float()))
+    used = kept.share > 0
+    count = kept.share[used] * n
+    torch.testing.assert_close(count, count.round(), atol=1e-3, rtol=0)
+    assert float(count.sum()) == pytest.approx(n, abs=1e-3)
+    assert float(count.min()) > min(n, 10) - 0.01
+    # they are means: weighted by their shares, that of everybody
+    mean = kept.share[used] @ kept.prototypes[used]
+    torch.testing.assert_close(mean, h[:, 1].mean(0), atol=1e-4, rtol=0)
+    assert n < 10 or float(torch.cdist(kept.prototypes[used], h[:, 1]).min()) > 1e-3
 
 
 def test_prototypes_of_a_collapsed_stream():

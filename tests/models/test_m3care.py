@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 from dfdlib import data
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
-from dfdlib.models.m3care import M3Care
+from dfdlib.models.m3care import M3Care, _alike
 from dfdlib.training import Stage, fit, load_model
 
 
@@ -77,16 +79,50 @@ def test_imputation_in_a_batch_against_loops(threshold):
 
 def test_imputation_from_the_memory_against_loops():
     tokens, observed = grid()
-    others, there = grid(n=30, seed=1)
+    others, there = grid(n=200, seed=1)
     module = made(threshold=0.6, n_memory=7)
-    parts = [(others[:11], there[:11], None), (others[11:], there[11:], None)]
+    parts = [(others[:110], there[:110], None), (others[110:], there[110:], None)]
     module.eval().fix_states(lambda: parts)
-    kept = torch.arange(7) * 30 // 7
-    torch.testing.assert_close(module.memory, others[kept])
     imputed, now = module.impute(tokens, observed)
-    expected = slow(module, tokens, observed, others[kept], there[kept])
+    expected = slow(module, tokens, observed, module.memory, module.memory_observed)
     np.testing.assert_array_equal(now, expected[1])
     np.testing.assert_allclose(imputed.detach(), expected[0], atol=1e-12)
+    assert (now & ~observed).any()
+
+
+@pytest.mark.parametrize("n", [9, 10, 35, 300])
+def test_the_memory_holds_means_of_ten_patients_or_more(n):
+    """Each row is the mean of a set of patients, found here among all cells by brute force."""
+    others, there = grid(n=n, seed=2)
+    others = torch.where(there.unsqueeze(-1), others, torch.nan)  # what is not there is not read
+    read = others.nan_to_num(7.0)
+    cells = _alike(read, there, 16)
+    assert torch.cat(cells).sort().values.tolist() == list(range(n))  # everybody in one cell
+    assert all(len(cell) >= min(n, 10) for cell in cells)
+    assert len(cells) <= 16
+    module = made(n_memory=16)
+    module.eval().fix_states(lambda: [(read, there, None)])
+    for row, have, cell in zip(module.memory, module.memory_observed, cells, strict=False):
+        holders = there[cell].sum(0)
+        np.testing.assert_array_equal(have, holders >= 10)
+        expected = others[cell].nanmean(dim=0)
+        torch.testing.assert_close(row[have], expected[have])
+        assert not row[~have].any()
+    assert not module.memory_observed[len(cells) :].any()
+    assert not module.memory[len(cells) :].any()
+    # nobody stands there as they are
+    distance = torch.cdist(module.memory.flatten(0, 1), read.flatten(0, 1))
+    kept = module.memory_observed.flatten()
+    assert module.memory_observed.any() == (n > 10)  # of 10 nobody lacks nothing
+    assert not kept.any() or float(distance[kept].min()) > 1e-6
+
+
+def test_who_has_a_rare_modality_stays_together():
+    others, there = grid(n=200, seed=3)
+    there[:, 2] = torch.arange(200) < 12
+    module = made(n_memory=16)
+    module.eval().fix_states(lambda: [(others, there, None)])
+    assert module.memory_observed[:, 2].sum() == 1
 
 
 def test_twins_give_what_the_other_lacks():
@@ -158,7 +194,7 @@ def test_a_score_does_not_depend_on_the_batch_and_survives_saving(inner, tmp_pat
     plain = backbone.backbone(*model.tokens(next(test.batches(90))))
     imputed = model.embed(next(test.batches(90)))
     assert not torch.allclose(plain, imputed)
-    assert backbone.memory_observed.any(1).all()
+    assert backbone.memory_observed.any(1).sum() > 2
     again = fit(
         Classifier(backbone=M3Care(backbone=inner(d=8), n_memory=50), schema=train.schema),
         train, test, stages=[Stage(epochs=2)], batch_size=70,
@@ -170,14 +206,14 @@ def test_states_of_the_backbone_are_those_of_imputed_tokens():
     tokens, observed = (t.float() if t.is_floating_point() else t for t in grid(n=40, d=8))
     module = M3Care(backbone=GRAPE(d=8))
     module.build(3)
-    module.train()
-    in_training = module(tokens, observed)
     module.eval()
-    module.fix_states(
-        lambda: [(tokens[:15], observed[:15], None), (tokens[15:], observed[15:], None)]
-    )
-    # the whole cohort is the batch, and all of it is remembered
-    torch.testing.assert_close(module(tokens, observed), in_training)
+    parts = [(tokens[:15], observed[:15], None), (tokens[15:], observed[15:], None)]
+    module.fix_states(lambda: parts)
+    alone = copy.deepcopy(module.backbone)
+    alone.modality_states.zero_()
+    alone.fix_states(lambda: [(*module.impute(tokens, observed), None)])
+    torch.testing.assert_close(module.backbone.modality_states, alone.modality_states)
+    assert alone.modality_states.any()
 
 
 def test_weights_and_terms_of_the_loss_reach_the_backbone():
