@@ -52,7 +52,7 @@ def slow(module, tokens, observed, others, there):
             shared = [m for m in range(len(own)) if observed[i, m] and there[j, m]]
             if shared:
                 a = own / np.linalg.norm(own, axis=1, keepdims=True)
-                b = other / np.linalg.norm(other, axis=1, keepdims=True)
+                b = other / np.maximum(np.linalg.norm(other, axis=1, keepdims=True), 1e-30)
                 distance = ((a - b) ** 2).sum(1)
                 s = np.mean([np.exp(-distance[m] / (2 * sigma[m] ** 2)) for m in shared])
                 if s >= module.threshold:
