@@ -14,7 +14,7 @@ from dfdlib.data._shapes import kind_of
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
 _LONGEST_HEADER = 1 << 20
-# Around a cell: blanks of all kinds, and marks of width nothing.
+# What surrounds a cell and is no part of it; the last two have no width.
 BLANKS = " \t\r\n\u00a0\ufeff\u200b"
 
 

@@ -218,7 +218,7 @@ class Tables:
         self._met[file] = found
         ours = int(self._one("SELECT count(*) FROM row_of")[0])
         strangers = rows - empty - found
-        told = f"{strangers} of {rows} rows of {file.name} are of no {column!r} of "
+        told = f"{strangers} of {rows} rows of {file.name} have an {column!r} that is not in "
         told += self.config.file.name
         way, alike = self._written_alike()
         if not found and not self.config.scoring:
@@ -308,7 +308,7 @@ class Tables:
         listed = f" ({', '.join(map(str, common[:20]))}{', …' if len(common) > 20 else ''})"
         raise ValueError(
             f"{modality.at(i)}: {name!r} is not a {modality.item} of {modality.file.name}"
-            f"{listed if len(common) else f', which holds {len(known)} others'}. "
+            f"{listed if len(common) else f', which holds others ({len(known)})'}. "
             + (f"Did you mean {min(hint)!r}?" if hint else "Leave it out, or name another")
         )
 
@@ -605,7 +605,7 @@ class Tables:
 
     def _cell(self, column: str) -> str:
         """The expression of a cell as text, NULL where it is empty or stands for missing."""
-        text = f"nullif(trim(CAST({column} AS VARCHAR), {text_of(BLANKS)}), '')"
+        text = f"nullif(bare(CAST({column} AS VARCHAR)), '')"
         numbers = [repr(float(word)) for word in self.config.missing if is_number(word)]
         tests = [f"lower({text}) = 'nan'"]
         if self.config.missing:
@@ -638,14 +638,18 @@ class Tables:
         except duckdb.OutOfMemoryException:
             raise
         except (duckdb.Error, OSError, ValueError) as error:
+            how = "Save it anew: UTF-8, one line of column names, the same number of cells in each"
             told = str(error)  # ours; the others repeat a line, or a path
             if isinstance(error, duckdb.Error):
                 told = str(fault(error))
             elif isinstance(error, OSError):
-                told = error.strerror or type(error).__name__
+                told, how = error.strerror or type(error).__name__, "See whether it may be read"
+            if "gzip" in told:
+                how = "Copy it, or compress it, once more"
+            elif file.name.lower().endswith(".parquet"):
+                how = "Copy it, or write it, once more"
             raise ValueError(
-                f"{self._places[file]}: {file.name} cannot be read: {told}. Save it anew: UTF-8, "
-                "one line of column names, the same number of cells in each line"
+                f"{self._places[file]}: {file.name} cannot be read: {told}. {how}"
             ) from None
 
 
@@ -656,6 +660,11 @@ def open_tables(config: TablesConfig, memory: str) -> Iterator[Tables]:
         connection.execute(f"SET temp_directory = {text_of(folder)}")
         # a moment is written as text in this zone, and may be compared with a word for missing
         connection.execute("SET TimeZone = 'UTC'")
+        # trimming is slow, and few cells need it: those with a blank at an end, or beyond ASCII
+        connection.execute(
+            "CREATE TEMP MACRO bare(x) AS CASE WHEN x[1] <= ' ' OR x[-1] <= ' ' OR "
+            f"strlen(x) > length(x) THEN trim(x, {text_of(BLANKS)}) ELSE x END"
+        )
         set_threads(connection)
         try:
             connection.execute(f"SET memory_limit = {text_of(memory)}")

@@ -113,7 +113,7 @@ def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig
         what = (
             f"{modality.at(column)}: {modality.columns[column]!r} of {modality.file.name} holds "
             f"{n} value{'s' if n > 1 else ''} that {'are' if n > 1 else 'is'} no "
-            f"number{'s' if n > 1 else ''} ({told(cells)})"
+            f"number{'s' if n > 1 else ''}: {told(cells)}"
         )
         if config.text == "error":
             how = advice(cells)
@@ -124,7 +124,7 @@ def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig
                 )
             raise ValueError(f"{what}. {how}")
         lost = "" if advice(cells) == _WORDS else f". {advice(cells)}"
-        tables.notes.append(f"{what} and missing{lost}")
+        tables.notes.append(f"{what}. {'They are' if n > 1 else 'It is'} missing{lost}")
     tables.fetch(f"DELETE FROM cell WHERE {value} IS NULL")
 
 

@@ -258,7 +258,7 @@ def _classes(config: TablesConfig, name: str, words: pd.Series, where: str) -> n
                 f"({', '.join(options)}): {cells}. {hint}"
             )
         raise ValueError(
-            f"{what}{len(bad)} of {words.notna().sum()} labels that are no number ({cells}). List "
+            f"{what}{len(bad)} of {words.notna().sum()} labels that are no number: {cells}. List "
             "the words in the order 0, 1, …: classes: [alive, dead]"
         )
     labels = read.to_numpy(float)
@@ -346,7 +346,12 @@ def _answers(feature: np.ndarray | None, labels: np.ndarray) -> tuple[bool, int]
     """Whether a feature has one value for each label, and in how many rows both are there."""
     if feature is None:
         return False, 0
-    both = ~np.isnan(feature) & ~np.isnan(labels)
-    pairs = np.unique(np.column_stack([feature[both], labels[both]]), axis=0)
-    apart = len(pairs) == len(np.unique(pairs[:, 0])) == len(np.unique(pairs[:, 1])) > 1
-    return apart, int(both.sum())
+    both = np.flatnonzero(~np.isnan(feature) & ~np.isnan(labels))
+    apart = False
+    for rows in (both[:200], both):  # few rows show of most features that they do not
+        pairs = np.unique(np.column_stack([feature[rows], labels[rows]]), axis=0)
+        values, answers = (len(np.unique(column)) for column in pairs.T)
+        if not len(pairs) == values == answers:
+            return False, len(both)
+        apart = answers > 1
+    return apart, len(both)

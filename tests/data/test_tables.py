@@ -399,7 +399,7 @@ REFUSED = {
     ),
     "unknown item": (
         {"modalities__vitals__columns": ["puls"]},
-        r"\['vitals'\]\['columns'\]\[0\]: 'puls' is not a sign of vitals.csv, which holds 3 others"
+        r"\['vitals'\]\['columns'\]\[0\]: 'puls' is not a sign of vitals.csv, which holds others \(3\)"
         ".*mean 'pulse'",
     ),
     "no such file": (
@@ -449,7 +449,7 @@ REFUSED = {
     "words as numbers": (
         {"modalities__background__columns": ["age", "sex"]},
         r"\['background'\]\['columns'\]\[1\]: 'sex' of stays.csv holds 3 values that are no "
-        r"numbers \(3 times a word\). List it in config\['missing'\]\['values'\]",
+        r"numbers: 3 times a word. List it in config\['missing'\]\['values'\]",
     ),
     "words without levels": (
         {"modalities__ward__columns": ["sex"]},
@@ -467,8 +467,8 @@ REFUSED = {
     ),
     "label in words": (
         {"label__classes": None},
-        r"\['columns'\]\[0\]: 'outcome' of outcomes.csv holds 2 of 2 labels that are no number "
-        r"\(2 times a word\). List the words in the order 0, 1, …: classes: \[alive, dead\]",
+        r"\['columns'\]\[0\]: 'outcome' of outcomes.csv holds 2 of 2 labels that are no number: "
+        r"2 times a word. List the words in the order 0, 1, …: classes: \[alive, dead\]",
     ),
     "several labels": (
         {"label__columns": ["outcome", "age"]},
