@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,13 @@ from dfdlib.data.cohort import Cohort
 
 __all__ = ["code_id", "from_tables", "template"]
 
+Purpose = Literal["train", "score"]
+
 
 def from_tables(
     config: str | Path | Mapping[str, Any],
     *,
-    purpose: Literal["train", "score"] = "train",
+    purpose: Purpose | str = "train",
     memory: str = "4GB",
 ) -> Cohort:
     """Make a cohort of CSV or parquet files, as a YAML file of at most 40 lines says.
@@ -95,8 +97,8 @@ def from_tables(
         Traceback (most recent call last):
         ValueError: config['patients']: 'sight' is not a key (file, id, ...). Did you mean 'site'?
     """
-    if purpose not in ("train", "score"):
-        raise unknown(purpose, ("train", "score"), "purpose")
+    if purpose not in get_args(Purpose):
+        raise unknown(purpose, get_args(Purpose), "purpose")
     settings = read_config(config, scoring=purpose == "score")
     with open_tables(settings, memory) as tables:
         cohort = _cohort(settings, tables)

@@ -1,12 +1,21 @@
 """Faulty files and awkward names: the right value, or a refusal that shows nobody's data."""
 
+import gzip
 import warnings
+import zlib
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from dfdlib.data import from_tables
+from dfdlib.data import Cohort, from_tables
+from dfdlib.data.tables import code_id
+from dfdlib.evaluation import predict_proba
+from dfdlib.models import GRAPE, Classifier
+from dfdlib.training import Stage, fit, load_model
 
 ODD_NAMES = [
     ("s[1]", "s1"), ("a*", "ab"), ("q?", "qx"), ("**", "xy"), ("[!a]", "b"), ("a[[]b", "a[b"),
@@ -121,7 +130,7 @@ REFUSED = {
     "Windows-1252 later": (
         {
             "p.csv": "".join(["id,v\n", *(f"{i},2\n" for i in range(9000))]).encode()
-            + b"7,\xfcZyx\n"
+            + b"9007,\xfcZyx\n"
         },
         config(),
         "line 9002: it is not UTF-8 text",
@@ -323,3 +332,396 @@ def test_aliases_that_multiply_are_not_written_out(tmp_path):
     )
     with pytest.raises(ValueError, match="'a0' is not a key"):
         from_tables(tmp_path / "t.yaml")
+
+
+# ---------------------------------------------------------------- compressed files
+
+
+def flipped(text, old, new):
+    """A gzip file of which one byte is another, while its checksum is that of the text."""
+    packer = zlib.compressobj(0, zlib.DEFLATED, 31)
+    packed = bytearray(packer.compress(text) + packer.flush())
+    packed[packed.index(old)] = new
+    return bytes(packed)
+
+
+PACKED = gzip.compress(b"id\tv\n1\t20\n2\t30\n")
+
+
+@pytest.mark.parametrize("suffix", [".csv.gz", ".tsv.gz", ".txt.gz", ".CSV.GZ"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (flipped(b"id\tv\n1\t20\n2\t30\n", b"20", ord("9")), "the gzip checksum does not fit"),
+        (PACKED[:-4] + b"\1\0\0\0", "the gzip length does not fit"),
+        (PACKED[:-8], "the gzip stream ends early"),
+        (PACKED + b"something else", "it is no gzip file, or something else follows"),
+        (PACKED + PACKED[:-9], "the gzip stream ends early"),
+        (b"id\tv\n1\t20\n2\t30\n", "it is cut off, damaged, or no gzip file"),
+        (b"", "it is empty"),
+    ],
+)
+def test_a_damaged_gzip_file_is_refused(tmp_path, monkeypatch, suffix, content, expected):
+    """As the patients' file, as that of values, and as that of labels."""
+    packed, plain = f"x{suffix}", {"plain.csv": "id,v\n1,1\n2,2\n"}
+    write(tmp_path, {packed: content, **plain})
+    values = {"kind": "vector", "columns": ["v"]}
+    for patients, given, label in (
+        (packed, {}, None),
+        ("plain.csv", {"file": packed}, None),
+        ("plain.csv", {}, {"file": packed, "columns": ["v"], "task": "multiclass"}),
+    ):
+        asked = {
+            "patients": {"file": patients, "id": "id"},
+            "label": label,
+            "modalities": {"m": {**values, **given}},
+        }
+        error, _ = told(lambda asked=asked: from_tables(asked), tmp_path, monkeypatch)
+        assert f"{packed} cannot be read: {expected}" in error
+        assert error.endswith("Copy it, or compress it, once more") or not content
+
+
+def test_a_gzip_file_of_several_members_is_one_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = gzip.compress(b"id,v\n1,20\n") + gzip.compress(b"") + gzip.compress(b"2,30\n")
+    write(tmp_path, {"p.csv.gz": whole})
+    assert from_tables(config(file="p.csv.gz")).x["m"].tolist() == [[20], [30]]
+
+
+# ---------------------------------------------------------------- who is meant
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "way"),
+    [
+        ("7", "007", "leading zeros"),
+        ("007", "7", "leading zeros"),
+        ("7", "7.0", "a decimal part of zeros"),
+        ("7.0", "7", "a decimal part of zeros"),
+        ("a7", "A7", "a difference of upper and lower case"),
+        ("A 7", "A7", "blanks"),
+        ("a7", "A 7.0", "differences in writing (zeros, case, blanks)"),
+    ],
+)
+@pytest.mark.parametrize("purpose", ["train", "score"])
+def test_ids_that_match_in_part_are_counted_with_the_reason(
+    tmp_path, monkeypatch, here, there, way, purpose
+):
+    write(
+        tmp_path,
+        {
+            "p.csv": f"id,y\n{here},0\n8,1\n",
+            "l.csv": f"id,v\n{there},1\n8,2\n99,3\n",
+            "o.csv": f"id,y\n{there},1\n8,0\n",
+        },
+    )
+    asked = config(file="l.csv", label={"file": "o.csv", "columns": ["y"]})
+    _, notes = told(lambda: from_tables(asked, purpose=purpose), tmp_path, monkeypatch)
+    expected = (
+        "config['modalities']['m']['file']: 2 of 3 rows of l.csv have an 'id' that is not in "
+        f"p.csv; 1 of them would be without {way}. Write 'id' alike in both files"
+    )
+    assert expected in notes
+    labels = [note for note in notes if "['label']['file']: 1 of 2 rows of o.csv" in note]
+    assert len(labels) == (purpose == "train")
+
+
+def test_blanks_around_ids_and_whole_numbers_in_parquet_match(tmp_path, monkeypatch):
+    """A mark of byte order, a blank that does not break, 7.0 where another row has no id."""
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"id": [7.0, np.nan, 8.0], "v": [1.5, 2, 3]})
+    write(
+        tmp_path,
+        {
+            "p.csv": "\ufeffid\n7\u00a0\n\u200b 8\t\n",
+            "l.parquet": table,
+            "i.parquet": table[["v"]].assign(id=pd.array([7, 8, 9], dtype="uint16")),
+        },
+    )
+    with pytest.warns(UserWarning, match="1 of 3 rows of l.parquet have no 'id' and do not enter"):
+        cohort = from_tables(config(file="l.parquet"))
+    assert cohort.x["m"].tolist() == [[1.5], [3]]
+    assert cohort.groups["patient"].tolist() == ["7", "8"]
+    assert from_tables(config(file="i.parquet")).x["m"].tolist() == [[1.5], [2]]
+
+
+def test_other_people_of_the_hospital_are_no_matter_of_a_warning(tmp_path, monkeypatch):
+    """A table of laboratory values holds everybody; hardly anybody of the cohort is one."""
+    ids = range(30)
+    write(
+        tmp_path,
+        {
+            "p.csv": "id\n" + "".join(f"{i}\n" for i in ids),
+            "all.csv": "id,v\n" + "".join(f"{i},1\n" for i in range(3000)),
+            "few.csv": "id,v\n" + "".join(f"{i},1\n" for i in range(29, 300)),
+        },
+    )
+    error, notes = told(lambda: from_tables(config(file="all.csv")), tmp_path, monkeypatch)
+    assert (error, notes) == ("", [])
+    _, notes = told(lambda: from_tables(config(file="few.csv")), tmp_path, monkeypatch)
+    assert notes[-1] == (
+        "config['modalities']['m']['file']: 270 of 271 rows of few.csv have an 'id' that is not in "
+        "p.csv, and 1 of 30 have a row there. Are both files of one extract?"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_row_that_stands_there_twice_counts_once(tmp_path, monkeypatch, suffix):
+    """The same in every column; a row that differs in a column that is not read stays."""
+    monkeypatch.chdir(tmp_path)
+    rows = [("1", 5.0, "x", "a"), ("1", 5.0, "x", "a"), ("1", 2.0, "x", "a"), ("1", 2.0, "y", "a")]
+    table = pd.DataFrame(rows, columns=["id", "v", "unread", "code"])
+    table.to_csv("l.csv", index=False)
+    table.to_parquet("l.parquet")
+    write(tmp_path, {"p.csv": "id\n1\n"})
+    match = "1 values of l.* stand there once more, in rows that are the same in every column. Each"
+    with pytest.warns(UserWarning, match=match):
+        cohort = from_tables(config(file=f"l{suffix}", take="mean"))
+    assert cohort.x["m"].tolist() == [[3.0]]
+    with pytest.warns(UserWarning, match=match):
+        codes = from_tables(config(["code"], file=f"l{suffix}", kind="codes"))
+    assert codes.x["m"].lengths.tolist() == [3]
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_what_parquet_holds_is_read_by_its_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    large = 2**53 + 1
+    table = pd.DataFrame(
+        {
+            "id": [large, large + 1],
+            "truth": pd.array([True, None], dtype="boolean"),
+            "decimal": [Decimal("7.00"), Decimal("1.25")],
+            "unsigned": np.array([2**64 - 2**40, 3], dtype="uint64"),
+            "single": np.array([7, 0.1], dtype="float32"),
+            "nothing": [np.nan, 2.0],
+            "word": pd.Categorical(["low", "high"]),
+            "whole": [0.0, 1.0],
+        }
+    )
+    write(tmp_path, {"p.parquet": table})
+    asked = config(["truth", "decimal", "unsigned", "single", "nothing"], file="p.parquet")
+    asked["modalities"]["w"] = {
+        "kind": "categorical",
+        "columns": {"word": ["high", "low"], "whole": ["0", "1"], "truth": ["false", "true"]},
+    }
+    cohort = from_tables(asked)
+    assert cohort.groups["patient"].tolist() == [str(large), str(large + 1)]
+    expected = [[1, 7, 2**64 - 2**40, 7, np.nan], [np.nan, 1.25, 3, np.float32(0.1), 2]]
+    frame = cohort.to_frame()
+    np.testing.assert_array_equal(frame.iloc[:, :5], np.float32(expected))
+    np.testing.assert_array_equal(frame.iloc[:, 5:], [[1, 0, 1], [0, 1, np.nan]])
+
+
+def test_truth_values_are_numbers_and_labels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, {"p.csv": "id,v,y\n1,True,False\n2,false,TRUE\n3,,\n"})
+    with pytest.warns(UserWarning, match="nothing observed"):
+        cohort = from_tables(LABELLED)
+    np.testing.assert_array_equal(cohort.to_frame()["m.v"], [1, 0, np.nan])
+    np.testing.assert_array_equal(cohort.y, [0, 1, np.nan])
+
+
+def test_a_name_may_run_over_two_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, {"p.csv": 'id,"v\nin, mg"\n1,2\n2,3\n'})
+    assert from_tables(config(["v\nin, mg"])).x["m"].tolist() == [[2], [3]]
+
+
+def test_what_becomes_missing_is_counted_by_its_kind(tmp_path, monkeypatch):
+    cells = ["1,5", "2,5", SECRET, "3", ""]
+    write(tmp_path, {"p.csv": "id;v\n" + "".join(f"{i};{c}\n" for i, c in enumerate(cells))})
+    asked = config(missing={"text": "missing"})
+    error, notes = told(lambda: from_tables(asked), tmp_path, monkeypatch)
+    assert error == ""
+    assert notes[-1] == (
+        "config['modalities']['m']['columns'][0]: 'v' of p.csv holds 3 values that are no numbers: "
+        "2 times a number with a decimal comma, a word. They are missing. Save the file with "
+        "decimal points: 1.5, not a comma"
+    )
+
+
+# ---------------------------------------------------------------- the answer among the features
+
+
+def test_the_label_is_refused_as_a_feature(tmp_path, monkeypatch):
+    write(tmp_path, {"p.csv": "id,y,v\n1,0,5\n2,1,6\n"})
+    (tmp_path / "link.csv").symlink_to(tmp_path / "p.csv")
+    asked = config(["v", "y"], label={"columns": ["y"]})
+    linked = {
+        **asked,
+        "modalities": {"m": {"kind": "codes", "file": "link.csv", "columns": ["y"]}},
+    }
+    for given, place in ((asked, "['columns'][1]"), (linked, "['columns'][0]")):
+        for purpose in ("train", "score"):
+            error, _ = told(
+                lambda g=given, p=purpose: from_tables(g, purpose=p), tmp_path, monkeypatch
+            )
+            assert error == (
+                f"config['modalities']['m']{place}: 'y' is the label, "
+                "config['label']['columns'][0]. A model that reads it knows the answer. Leave it "
+                "out of the modality"
+            )
+
+
+@pytest.mark.parametrize(
+    ("events", "columns", "keys"),
+    [
+        ("id,dead\n1,no\n2,yes\n3,yes\n", {"dead": ["yes", "no"]}, {"kind": "categorical"}),
+        ("id,dead\n1,0\n2,1\n3,1\n", ["dead"], {}),
+        ("id,i,r\n1,dead,0\n2,dead,1\n", ["dead"], {"item": "i", "value": "r"}),
+        (
+            "id,t,i,r\n1,1,dead,0\n2,1,dead,0\n2,2,dead,1\n",
+            ["dead"],
+            {"kind": "series", "item": "i", "value": "r", "time": "t"},
+        ),
+    ],
+)
+def test_the_label_under_its_name_in_another_file_is_refused(
+    tmp_path, monkeypatch, events, columns, keys
+):
+    write(tmp_path, {"p.csv": "id,Dead\n1,alive\n2,died\n3,died\n", "l.csv": events})
+    asked = config(columns, file="l.csv", known_at_start=True, **keys)
+    asked |= {"label": {"columns": ["Dead"], "classes": ["alive", "died"]}, "time": {"cut": 9}}
+    error, _ = told(lambda: from_tables(asked), tmp_path, monkeypatch)
+    assert "'dead' of l.csv holds the label, config['label']['columns'][0], of all " in error
+
+
+def test_what_says_the_same_as_the_label_is_told_and_ids_too(tmp_path, monkeypatch):
+    rows = [(i, "p", i % 2, 7 - i % 2, i % 3) for i in range(40)]
+    table = "id,who,y,v,w\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    write(tmp_path, {"p.csv": table})
+    asked = config(["v", "w", "id"], label={"columns": ["y"]})
+    asked["patients"]["covariates"] = ["y"]
+    error, notes = told(lambda: from_tables(asked), tmp_path, monkeypatch)
+    assert error == ""
+    assert [note.partition(". ")[0] for note in notes] == [
+        "config['modalities']['m']['columns'][2]: 'id' tells whose row it is",
+        "config['patients']['covariates'][0]: 'y' is the label",
+        "config['modalities']['m']['columns'][0]: 'v' of p.csv tells the label 'y' of all 40 rows "
+        "that have both",
+    ]
+    asked = config(label={"columns": ["id"]})
+    with pytest.raises(ValueError, match=r"'id' tells whose row it is. Name the column that h"):
+        from_tables(asked)
+
+
+# ---------------------------------------------------------------- new patients
+
+WARD = {
+    "patients": {"file": "p.csv", "id": "id", "site": "ward", "covariates": ["age"]},
+    "time": {"cut": 24},
+    "label": {"file": "o.csv", "columns": ["died"]},
+    "missing": {"rows": "drop", "labels": "drop"},
+    "modalities": {
+        "base": {"kind": "vector", "columns": ["age", "bmi"]},
+        "sex": {"kind": "categorical", "columns": {"sex": ["f", "m"]}},
+        "labs": {
+            "kind": "vector", "file": "l.csv", "time": "t", "item": "i", "value": "r",
+            "columns": ["sodium", "lactate"],
+        },
+        "codes": {"kind": "codes", "file": "c.csv", "columns": ["icd"], "known_at_start": True},
+        "pulse": {"kind": "series", "file": "s.csv", "time": "t", "columns": ["pulse"]},
+    },
+}  # fmt: skip
+
+
+def ward(folder, n):
+    rng = np.random.default_rng(0)
+    age = rng.integers(20, 90, n)
+    frames = {
+        "p": pd.DataFrame({"id": range(n), "ward": "a", "age": age, "bmi": 25.5, "sex": "f"}),
+        "o": pd.DataFrame({"id": range(n), "died": (age + rng.normal(0, 10, n) > 60).astype(int)}),
+        "l": pd.DataFrame(
+            {"id": np.repeat(range(n), 2), "t": 1, "i": ["sodium", "lactate"] * n,
+             "r": rng.normal(140, 3, 2 * n)}
+        ),
+        "c": pd.DataFrame({"id": range(n), "icd": rng.choice(["I21", "E11"], n)}),
+        "s": pd.DataFrame({"id": range(n), "t": 2, "pulse": rng.normal(80, 5, n)}),
+    }  # fmt: skip
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+
+
+def test_a_saved_model_scores_a_new_patient_through_the_training_configuration(
+    tmp_path, monkeypatch
+):
+    """No label, no lactate, an unseen diagnosis and sex, no file of the pulse."""
+    home, new = tmp_path / "home", tmp_path / "new"
+    home.mkdir()
+    new.mkdir()
+    ward(home, 60)
+    write(
+        new,
+        {
+            "p.csv": "id,age,bmi,sex\n900,71,,x\n901,,,\n",
+            "l.csv": "id,t,i,r\n900,2,sodium,133\n900,25,sodium,99\n",
+            "c.csv": "id,icd\n900,Q99\n",
+        },
+    )
+    for folder in (home, new):
+        (folder / "tables.yaml").write_text(yaml.safe_dump(WARD, sort_keys=False))
+    train = from_tables(home / "tables.yaml")
+    model = Classifier(backbone=GRAPE(d=8), schema=train.schema)
+    run = fit(model, *train.split((0.7, 0.3)), stages=[Stage(epochs=2)], seed=0)
+    run.save(tmp_path / "model")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cohort = from_tables(new / "tables.yaml", purpose="score")
+    notes = [str(warning.message) for warning in caught]
+    assert any("p.csv has no column 'ward'. No model needs it to score" in note for note in notes)
+    assert any("s.csv is not there, so 'pulse' is missing for everybody" in note for note in notes)
+    assert any("1 of 1 values of 'sex' of p.csv are no level (f, m)" in note for note in notes)
+    assert (cohort.y, cohort.task, len(cohort)) == (None, None, 2)
+    train.schema.check(cohort.schema)
+    assert cohort.schema.names == train.schema.names
+    assert cohort.schema.features == train.schema.features
+    assert cohort.observed.tolist() == [[True, False, True, True, False], [False] * 5]
+    assert cohort.to_frame().iloc[0].to_dict() == pytest.approx(
+        {"base.age": 71, "base.bmi": np.nan, "sex.sex": np.nan, "labs.sodium": 133,
+         "labs.lactate": np.nan}, nan_ok=True,
+    )  # fmt: skip
+    loaded = load_model(tmp_path / "model")
+    scores = predict_proba(loaded, cohort)
+    by_hand = Cohort(
+        x={
+            "base": pd.DataFrame({"age": [71.0], "bmi": [np.nan]}),
+            "sex": pd.DataFrame({"sex": [np.nan]}),
+            "labs": pd.DataFrame({"sodium": [133.0], "lactate": [np.nan]}),
+            "codes": [[code_id("Q99")]],
+            "pulse": [np.zeros((0, 3))],
+        },
+        kinds=train.schema.kinds,
+    )
+    np.testing.assert_allclose(scores[:1], predict_proba(run.model, by_hand), atol=1e-6)
+    assert np.isfinite(scores).all()
+
+
+def test_a_column_that_is_not_there_is_an_error_in_scoring_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, {"p.csv": "id,age,sex\n900,71,f\n"})
+    with pytest.raises(ValueError, match=r"\['base'\]\['columns'\]\[1\]: 'bmi' is not a column of"):
+        from_tables(WARD, purpose="score")
+    with pytest.raises(ValueError, match=r"'scoring' is not a purpose \(train, score\)"):
+        from_tables(WARD, purpose="scoring")
+
+
+def test_training_needs_what_it_names(tmp_path, monkeypatch):
+    """An item that was never measured, a file or a label that is not there."""
+    monkeypatch.chdir(tmp_path)
+    ward(tmp_path, 12)
+    (tmp_path / "s.csv").unlink()
+    with pytest.raises(ValueError, match=r"s.csv is not there"):
+        from_tables(WARD)
+    ward(tmp_path, 12)
+    table = pd.read_csv("l.csv")
+    table[table["i"] == "sodium"].to_csv("l.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"'lactate' is not a i of l.csv \(sodium\). Leave it out, or name another"
+    ):
+        from_tables(WARD)
+    (tmp_path / "o.csv").unlink()
+    with pytest.raises(ValueError, match=r"config\['label'\]\['file'\]: o.csv is not there"):
+        from_tables(WARD)
