@@ -309,7 +309,11 @@ class Tables:
         raise ValueError(
             f"{modality.at(i)}: {name!r} is not a {modality.item} of {modality.file.name}"
             f"{listed if len(common) else f', which holds others ({len(known)})'}. "
-            + (f"Did you mean {min(hint)!r}?" if hint else "Leave it out, or name another")
+            + (
+                f"Did you mean {min(hint)!r}?"
+                if hint
+                else "Leave it out, or name another; purpose='score' is for new patients"
+            )
         )
 
     # ------------------------------------------------------------ time
