@@ -201,10 +201,19 @@ def _refits(encoder: Any, train: Cohort, name: str) -> bool:
     again = deepcopy(encoder).cpu()
     flags = train.x_observed.get(name)
     again.fit(train.x[name].to("cpu"), None if flags is None else flags.cpu())
-    before, after = dict(encoder.named_buffers()), dict(again.named_buffers())
+    if _alike(encoder, again):
+        return True
+    for module in again.modules():  # a model that was saved has forgotten what is rare
+        if hasattr(module, "forget_rare"):
+            module.forget_rare()  # type: ignore[operator]
+    return _alike(encoder, again)
+
+
+def _alike(encoder: nn.Module, again: nn.Module) -> bool:
+    before = dict(encoder.named_buffers())
     return all(
         value.shape == before[key].shape and torch.allclose(value, before[key].cpu())
-        for key, value in after.items()
+        for key, value in again.named_buffers()
     )
 
 

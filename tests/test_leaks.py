@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from dfdlib.data import Cohort, Ragged
 from dfdlib.data._clinical_flat import flatten
 from dfdlib.data.tables import from_tables
 from dfdlib.models import GRAPE, Classifier
+from dfdlib.training import Stage, fit, load_model
 
 N = 240
 QUICK = {"n_shuffles": 5, "n_boot": 100, "fit_predict": tabular("logistic regression")}
@@ -269,6 +272,23 @@ def test_scalers_of_another_part_are_found():
         assert found.loc["scalers", "verdict"] == verdict
     assert found.loc["scalers", "note"] == "other than those of training: labs, icu"
     assert audit(train, test).loc["scalers", "verdict"] == "not checked"
+
+
+def test_scalers_of_a_model_that_was_saved_are_those_of_training(tmp_path):
+    """Saving forgets what fewer than ten patients had, which is no leak."""
+    rng = np.random.default_rng(0)
+    rare = np.where(np.arange(80) % 20 == 0, 1.0, np.nan)
+    data = Cohort(x={"labs": np.column_stack([rng.normal(size=80), rare])}, y=np.arange(80) % 2)
+    train, test = data.split((0.5, 0.5))
+    model = Classifier(backbone=GRAPE(d=4), schema=data.schema)
+    run = fit(model, train, stages=[Stage(epochs=1)])
+    for _ in range(2):
+        assert audit(train, test, model=model).loc["scalers", "verdict"] == "ok"
+        assert audit(test, train, model=model).loc["scalers", "verdict"] == "leak"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run.save(tmp_path / "model")
+        model = load_model(tmp_path / "model")
 
 
 def test_equal_rows_are_counted_as_by_comparing_all():
