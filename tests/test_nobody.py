@@ -382,8 +382,7 @@ def test_a_saved_model_and_its_checkpoints_hold_nobody(kind, tmp_path):
     train, val = cohort.split((0.8, 0.2), by="patient", seed=1)
     if ID not in train.groups["patient"]:
         train, val = val, train
-    options = {} if kind is M3Care else {"backbone": GRAPE(d=8)}
-    model = kind(schema=cohort.schema, **options)
+    model = kind(schema=cohort.schema, backbone=GRAPE(d=8))
 
     def use():
         run = fit(model, train, val, stages=[Stage(epochs=2)], batch_size=64, folder=tmp_path / "c")
