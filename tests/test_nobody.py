@@ -1,9 +1,9 @@
 """Nobody's data: a marked patient is planted, everything is provoked, and all that is said is read.
 
-One made-up patient bears marks that stand nowhere else: an identifier, a value, a time, a word. The
-cells of this patient are then broken in the ways in which files of hospitals are broken. Whatever is
-said (message, whole traceback, warning, log, print) and written (model, checkpoint, report, results
-of a user's own) is searched for the marks, and for the folder in which the data lie.
+One made-up patient bears marks that stand nowhere else: an identifier, a value, a time, a word.
+This patient's cells are then broken in the ways in which files of hospitals are broken. Whatever
+is said (message, whole traceback, warning, log, print) and written (model, checkpoint, report,
+results of a user's own) is searched for the marks, and for the folder in which the data lie.
 """
 
 import contextlib
