@@ -4,10 +4,10 @@
     .venv/bin/python tests/kills.py save fit --times 100  # some of it, more often
 
 Each piece of work is first done undisturbed, which gives its time and the bytes that it writes.
-Then it is begun anew, killed at a random moment of that time, and called again with the same arguments:
-it must end, and in the same bytes. `save` replaces an earlier model, and after each kill one of the
-two must load. `grid` runs two methods of chapter 3's grid by `make results` in a copy of the
-checkout, cut down to few epochs; kills hit make, Snakemake and the jobs at once.
+Then it is begun anew, killed at a random moment of that time, and called again with the same
+arguments: it must end, and in the same bytes. `save` replaces an earlier model, and after each kill
+one of the two must load. `grid` runs two methods of chapter 3's grid by `make results` in a copy of
+the checkout, cut down to few epochs; kills hit make, Snakemake and the jobs at once.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """An attacker's folder: hostile models, notebooks, YAML, tables, names. Nothing runs or leaks.
 
-Each attack would make a file `proof` in the working folder if anything of it ran, or would bring the
-word of a secret file that lies outside the folder which was named into a message or an output.
+Each attack would make a file `proof` in the working folder if anything of it ran, or would bring
+the word of a secret file, outside the folder that was named, into a message or an output.
 """
 
 import contextlib
