@@ -328,7 +328,7 @@ def test_hostile_names_of_sites_stay_words(place):
 
 
 def test_the_library_neither_evaluates_nor_unpickles():
-    """Calls of eval, exec and compile, pickles, and YAML that builds objects have no place in it."""
+    """Calls of eval, exec and compile, pickles and YAML that builds objects have no place here."""
     wrong = {"eval", "exec", "compile", "yaml.load", "yaml.full_load", "yaml.unsafe_load"}
     wrong |= {"pickle.load", "pickle.loads", "torch.load", "os.system"}
     for path in sorted(Path(tables.__file__).parents[1].rglob("*.py")):
