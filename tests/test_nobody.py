@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from dfdlib import data
 from dfdlib.book.own import on_your_own
@@ -138,7 +139,7 @@ CELLS = [
     ("mimic_iv", "hosp/patients.csv.gz", "dod"),
     ("mimic_iv", "hosp/labevents.csv.gz", "charttime"),
     ("mimic_iv", "hosp/labevents.csv.gz", "valueuom"),
-    ("mimic_iv", "note/discharge.csv.gz", "text"),
+    ("mimic_iv", "hosp/prescriptions.csv.gz", "drug"),
     ("adni", "TADPOLE_D1_D2.csv", "RID"),
     ("adni", "TADPOLE_D1_D2.csv", "EXAMDATE"),
     ("adni", "TADPOLE_D1_D2.csv", "AGE"),
@@ -376,13 +377,23 @@ def test_wrong_uses_of_arrays_name_nobody():
         assert_nobody(f"{name}: {said}")
 
 
-@pytest.mark.parametrize("kind", [Classifier, DFD, M3Care])
-def test_a_saved_model_and_its_checkpoints_hold_nobody(kind, tmp_path):
+MODELS = {
+    "ERM": lambda schema: Classifier(backbone=GRAPE(d=8), schema=schema),
+    "DFD": lambda schema: DFD(backbone=GRAPE(d=8), schema=schema),
+    "M3Care": lambda schema: Classifier(backbone=M3Care(backbone=GRAPE(d=8)), schema=schema),
+    "hospital-aware": lambda schema: DFD(
+        backbone=GRAPE(d=8), schema=schema, environment="site", predict="marginal"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_and_its_checkpoints_hold_nobody(name, tmp_path):
     cohort = cohort_of()
     train, val = cohort.split((0.8, 0.2), by="patient", seed=1)
     if ID not in train.groups["patient"]:
         train, val = val, train
-    model = kind(schema=cohort.schema, backbone=GRAPE(d=8))
+    model = MODELS[name](cohort.schema)
 
     def use():
         run = fit(model, train, val, stages=[Stage(epochs=2)], batch_size=64, folder=tmp_path / "c")
@@ -401,10 +412,8 @@ def test_own_results_hold_nobody(kind, tmp_path, monkeypatch):
     """The table that a chapter shows and the files that it writes, of tables and of raw files."""
     folder = tmp_path / "nobody-s-data"
     config = tables(folder, kind, n=240)
-    import yaml
-
     (folder / "own.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DFDLIB_OWN_RESULTS", str(tmp_path / "out"))
 
     def use():
         return on_your_own(
@@ -413,8 +422,9 @@ def test_own_results_hold_nobody(kind, tmp_path, monkeypatch):
             n_boot=20,
         )  # fmt: skip
 
-    said, _ = all_of(use)
-    assert_nobody(said)
+    said, written = all_of(use, tmp_path / "out")
+    assert_nobody(said, written)
+    assert b'"rows"' in written
 
 
 def test_pictures_name_nobody(tmp_path):
