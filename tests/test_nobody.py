@@ -26,7 +26,7 @@ from dfdlib.causal import AIPW, IPW, BackdoorAdjustment
 from dfdlib.data import Cohort, made_up, mimic_cxr
 from dfdlib.data.ingest import ingest
 from dfdlib.evaluation import audit_leaks, compare, evaluate
-from dfdlib.models import DFD, GRAPE, Classifier, M3Care, TokenTransformer
+from dfdlib.models import DFD, GRAPE, Classifier, M3Care
 from dfdlib.training import Stage, fit
 
 ID, VALUE, WORD = "86420864", "31337.125", "quuxomycin"
@@ -417,7 +417,7 @@ def test_own_results_hold_nobody(kind, tmp_path, monkeypatch):
 
     def use():
         return on_your_own(
-            {"ERM": lambda schema: Classifier(backbone=TokenTransformer(d=8), schema=schema)},
+            {"ERM": MODELS["ERM"], "DFD": MODELS["DFD"]},
             dataset=str(folder / "own.yaml"), root="", chapter="09-nobody", epochs=(0, 1),
             n_boot=20,
         )  # fmt: skip

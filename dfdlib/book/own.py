@@ -211,14 +211,16 @@ def on_your_own(
 def _beside_the_first(reports: Mapping[str, Report], n_boot: int, seed: int) -> pd.DataFrame:
     reference = next(iter(reports))
     keys, lines = ["metric", "group", "level"], []
+    columns = ["difference", "difference_low", "difference_high"]
     for name, report in reports.items():
         frame = report.frame[report.frame["metric"] == "auroc"].assign(method=name)
-        if name != reference:
+        if name == reference:
+            frame[columns] = float("nan")
+        else:
             with warnings.catch_warnings():  # too few replicates for adjusted intervals
                 warnings.simplefilter("ignore", UserWarning)
                 found = compare(report, reports[reference], n_boot=n_boot, seed=seed)
             found = found.rename(columns={"low": "difference_low", "high": "difference_high"})
-            columns = ["difference", "difference_low", "difference_high"]
             frame = frame.merge(found[[*keys, *columns]], on=keys, how="left")
         lines.append(frame)
     return pd.concat(lines, ignore_index=True)
