@@ -205,7 +205,7 @@ def _refits(encoder: Any, train: Cohort, name: str) -> bool:
         return True
     for module in again.modules():  # a model that was saved has forgotten what is rare
         if hasattr(module, "forget_rare"):
-            module.forget_rare()  # type: ignore[operator]
+            module.forget_rare()
     return _alike(encoder, again)
 
 
