@@ -322,10 +322,10 @@ def test_pictures_of_another_shape():
 @pytest.mark.parametrize(
     ("likelihood", "value", "message"),
     [
-        ("bernoulli", 1.5, "'place' holds 1.5, and a bernoulli likelihood is of values between 0"),
-        ("bernoulli", -0.5, "'place' holds -0.5"),
-        ("poisson", -1.0, "'place' holds -1, and a poisson likelihood is of values whole numbers"),
-        ("poisson", 0.5, "'place' holds 0.5, .*Pass counts, or likelihood='laplace'"),
+        ("bernoulli", 1.5, "'place' has 1 values that a bernoulli .*: it is of values between 0"),
+        ("bernoulli", -0.5, "'place' has 1 values that a bernoulli"),
+        ("poisson", -1.0, "'place' has 1 values that a poisson .* values whole numbers"),
+        ("poisson", 0.5, "'place' has 1 values .*Pass counts, or likelihood='laplace'"),
     ],
 )
 def test_values_outside_the_range_of_the_likelihood(likelihood, value, message):
