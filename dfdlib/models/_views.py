@@ -129,8 +129,8 @@ class View(nn.Module):
             bad = (seen < 0) | (seen > (255 if values.dtype == torch.uint8 else 1))
         if bool(bad.any()):
             raise ValueError(
-                f"{self.name!r} has {int(bad.sum())} values that a {self.likelihood} likelihood does "
-                f"not have: it is of values {_RANGE[self.likelihood]}"
+                f"{self.name!r} has {int(bad.sum())} values that a {self.likelihood} likelihood "
+                f"does not have: it is of values {_RANGE[self.likelihood]}"
             )
 
     def read(self, values: Tensor, flags: Tensor | None) -> Seen:
