@@ -26,7 +26,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Options: EXECUTE=off (book), CHAPTERS=chapters/NN-name.ipynb (notebooks, refresh),"
-	@echo "         JOBS=2 (test, notebooks, results), PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
+	@echo "         JOBS=2 (test, notebooks, results), TARGET=results/main-table (results),"
+	@echo "         PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(RECENT)' || { echo "dfdlib needs Python 3.11 or newer, and \
@@ -59,7 +60,7 @@ planted: $(INSTALLED) ## Plant faults in a copy of the library, and see chapters
 
 results: export PATH := $(CURDIR)/$(BIN):$(PATH)
 results: $(INSTALLED) ## Compute all that results/ holds: hours, goes on after a kill
-	$(BIN)/python workflow/results.py --cores $(JOBS)
+	$(BIN)/python workflow/results.py --cores $(JOBS) $(TARGET)
 
 refresh: $(INSTALLED) ## Re-execute chapters in place and normalise their files
 	$(BIN)/python workflow/notebooks.py refresh $(CHAPTERS)
