@@ -62,10 +62,11 @@ class Run:
         alike: such a level or code counts as never seen, such a column as missing, and a warning
         says how many there are. `M3Care` and `DFD` keep means of 10 patients or more, but
         `DFD(memory="samples")` keeps embeddings of patients as they are, which is warned of.
-        `Deconfounder` keeps which combinations of modalities occur in training, with their shares,
-        rare ones too. No names of hospitals, no identifiers and no labels are held; the history has
-        losses and scores. Like all trained networks its weights may remember more than they show:
-        a model of patients is to be given away by the rules of the data that it was trained on.
+        `Deconfounder` keeps which combinations of modalities 10 or more training patients had, with
+        shares in which rarer ones count for the nearest of these. No names of hospitals, no
+        identifiers and no labels are held; the history has losses and scores. Like all trained
+        networks its weights may remember more than they show: a model of patients is to be given
+        away by the rules of the data that it was trained on.
 
         Checkpoints (`fit(folder=)`) are working files and hold more, such as the difficulty of each
         patient. Delete them before a folder is given away.
@@ -95,9 +96,9 @@ def _forget_rare(model: Method) -> Iterator[str]:
     rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in found.items() if n]
     if rare:
         yield (
-            f"levels, codes or columns that fewer than {LEAST} training patients had are not saved "
-            f"({', '.join(rare)}): the model now takes them as never seen. Put rare ones together "
-            "before training to keep them"
+            f"levels, codes, columns or missing patterns that fewer than {LEAST} training patients "
+            f"had are not saved ({', '.join(rare)}): the model now takes them as never seen. Put "
+            "rare ones together before training to keep them"
         )
     if getattr(model, "memory", None) == "samples":
         yield (

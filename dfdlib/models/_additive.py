@@ -77,6 +77,13 @@ class Additive(Route, ABC):
         """Let g begin at the log-odds of its stratum, so that c need not learn them first."""
         self.effect.copy_(self.start)
 
+    def forget_rare(self) -> int:
+        """As every route; and forget what only training reads: outcomes and counts by stratum."""
+        n_rare = super().forget_rare()
+        for tensor in (self.start, self.moving_sum, self.moving_count):
+            tensor.zero_()
+        return n_rare
+
     @abstractmethod
     def find_strata(self, train: Cohort) -> None:
         """Fit what `membership` and `share` read."""
@@ -155,6 +162,14 @@ class Invariant(Additive):
     def find_strata(self, train: Cohort) -> None:
         """The patterns are known already."""
 
+    @torch.no_grad()
+    def pool(self, pooling: Tensor) -> None:
+        """Keep the terms of the patterns that are left; their mean where none is."""
+        for name in self.resizable:
+            pooled = pooling @ getattr(self, name)
+            self.resize(name, *pooled.shape)
+            getattr(self, name).copy_(pooled)
+
     def membership(self, observed: Bool[Tensor, "n m"]) -> Float[Tensor, "n g"]:
         """One for the patient's pattern, or the nearest."""
         index: Int[Tensor, " n"] = self.patterns.nearest(observed)[0]
@@ -202,6 +217,10 @@ class Substitute(Additive):
     def find_strata(self, train: Cohort) -> None:
         """Fit the latent classes."""
         self.levels.fit(train.observed.cpu().numpy(), read_proxies(train, self.proxies))
+
+    def forget_rare(self) -> int:
+        """As every route; and round the levels to tens of patients where few had or lacked one."""
+        return super().forget_rare() + self.levels.round_rare()
 
     def membership(self, observed: Bool[Tensor, "n m"]) -> Float[Tensor, "n g"]:
         """P(level | pattern)."""

@@ -128,18 +128,33 @@ class Prototypes(Stratified):
             # one-hot codes: row k of the map is e_k
             centres, prior = np.eye(self.n_prototypes), np.full(self.n_prototypes, 1.0)
         else:
-            table = self.patterns.table.cpu().numpy().astype(float)
-            share = self.patterns.share.cpu().numpy()
-            means = KMeans(min(self.n_prototypes, len(table)), n_init=10, random_state=0)
-            means.fit(table, sample_weight=share)
-            centres = means.cluster_centers_
-            prior = np.bincount(means.labels_, weights=share, minlength=len(centres))
+            centres, prior = self._clustered()
         self.resize("centres", *centres.shape)
         self.resize("prior", len(prior))
         self.centres.copy_(torch.as_tensor(centres))
         self.prior.copy_(torch.as_tensor(prior / prior.sum()))
         self.resize("by_pattern", centres.shape[1], d)
         self.reset_parameters()
+
+    def _clustered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centres of the patterns, and their shares."""
+        table = self.patterns.table.cpu().numpy().astype(float)
+        share = self.patterns.share.cpu().numpy()
+        means = KMeans(min(self.n_prototypes, len(table)), n_init=10, random_state=0)
+        means.fit(table, sample_weight=share)
+        centres = means.cluster_centers_
+        return centres, np.bincount(means.labels_, weights=share, minlength=len(centres))
+
+    def pool(self, pooling: Tensor) -> None:
+        """Cluster the patterns that are left; what is learned knows none."""
+        del pooling
+        if self.learned:
+            return
+        centres, prior = self._clustered()
+        self.resize("centres", *centres.shape)
+        self.resize("prior", len(prior))
+        self.centres.copy_(torch.as_tensor(centres))
+        self.prior.copy_(torch.as_tensor(prior / prior.sum()))
 
     def naive(self, h: Tensor, observed: Tensor) -> Tensor:
         """Logits under the patient's own prototype: the nearest, or the most attended."""

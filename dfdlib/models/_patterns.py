@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dfdlib.data import Cohort
 from dfdlib.data._validate import unknown
+from dfdlib.models.backbone import LEAST
 
 #: Up to this many modalities every pattern of the training part is kept.
 EXACT_M = 8
@@ -60,17 +61,21 @@ class Patterns(Resizable):
         self.limit = limit
         self.register_buffer("table", torch.zeros(0, 0, dtype=torch.bool))
         self.register_buffer("share", torch.zeros(0))
+        self.holders: Tensor | None = None  # patients of the training part; not saved
 
     def __len__(self) -> int:
         return len(self.table)
 
     def fit(self, observed: Bool[Tensor, "n m"]) -> None:
         """Count the patterns."""
-        table, count = observed.unique(dim=0, return_counts=True)
+        table, own, count = observed.unique(dim=0, return_inverse=True, return_counts=True)
+        holders = count
         if observed.shape[1] > EXACT_M and len(table) > self.limit:
             drawn = np.random.default_rng(0).choice(len(observed), self.limit, replace=False)
-            table, count = observed[drawn].unique(dim=0, return_counts=True)
+            rows, count = own[torch.as_tensor(drawn, device=own.device)].unique(return_counts=True)
+            table, holders = table[rows], holders[rows]
         order = count.argsort(descending=True, stable=True)
+        self.holders = holders[order]
         self.resize("table", *table.shape)
         self.resize("share", len(table))
         self.table.copy_(table[order])
@@ -82,6 +87,37 @@ class Patterns(Resizable):
                 UserWarning,
                 stacklevel=2,
             )
+
+    def pool_rare(self) -> tuple[int, Float[Tensor, "r old"] | None]:
+        """Put each pattern that fewer than 10 patients had to the nearest that 10 or more had.
+
+        Shares add up as before, so that nobody can tell from them how many were put where, or that
+        any were. Where no pattern has 10 patients, "everything is there" stands for all.
+
+        Returns:
+            How many were rare; and how what belongs to a pattern comes from what belonged to the
+            former ones, where any was.
+        """
+        if self.holders is None or len(self.holders) != len(self.share):
+            return 0, None
+        common = (self.holders >= LEAST).to(self.share.device)
+        self.holders = None  # once is enough
+        n_rare = int((~common).sum())
+        if not n_rare:
+            return 0, None
+        table, share = self.table, self.share
+        if not common.any():
+            self.resize("table", 1, table.shape[1])
+            self.resize("share", 1)
+            self.table.fill_(True)
+            self.share.fill_(1)
+            return n_rare, (share / share.sum())[None]
+        self.table, self.share = table[common], share[common]
+        self.share.index_add_(0, self.nearest(table[~common])[0], share[~common])
+        order = self.share.argsort(descending=True, stable=True)
+        self.table, self.share = self.table[order], self.share[order]
+        former = common.nonzero()[:, 0][order]
+        return n_rare, nn.functional.one_hot(former, len(share)).to(share.dtype)
 
     def nearest(
         self, observed: Bool[Tensor, "n m"]
@@ -143,6 +179,7 @@ class LatentClasses(Resizable):
         super().__init__()
         self.register_buffer("share", torch.full((n_levels,), 1 / n_levels))
         self.register_buffer("availability", torch.zeros(n_levels, 0))
+        self.there: Bool[np.ndarray, "n m"] | None = None  # of the training part; not saved
 
     def fit(self, observed: Bool[np.ndarray, "n m"], proxies: Float[np.ndarray, "n p"]) -> None:
         """Fit shares and availabilities."""
@@ -183,6 +220,36 @@ class LatentClasses(Resizable):
         self.resize("availability", k, observed.shape[1])
         self.availability.copy_(torch.as_tensor(p[order, : observed.shape[1]]))
         self.share.copy_(torch.as_tensor((total / total.sum())[order]))
+        self.there = observed
+
+    def round_rare(self) -> int:
+        """Round to tens of patients where fewer than 10 of a level, or of all, have or lack one.
+
+        Returns:
+            For how many levels and modalities there were so few.
+        """
+        if self.there is None:
+            return 0
+        n, count = len(self.there), self.there.sum(axis=0)
+        self.there = None  # once is enough
+        p, size = self.availability.cpu().double().numpy(), self.share.cpu().double().numpy() * n
+        have = p * (size[:, None] + 1) - 0.5  # as before they were smoothed
+        few = np.zeros(p.shape[1], dtype=bool)
+        for side in (np.vstack([have, count]), np.vstack([size[:, None] - have, n - count])):
+            few |= ((side > 0.5) & (side < LEAST - 0.01)).any(axis=0)
+        constant = (count == 0) | (count == n)
+        few &= ~constant
+        n_few = int(few.sum() + (size < LEAST - 0.01).sum())
+        if not n_few:
+            return 0
+        size = np.maximum(1, np.round(size / LEAST)) * LEAST
+        edge = np.minimum(LEAST / size, 0.5)[:, None]
+        p = (np.round(p * size[:, None] / LEAST) * LEAST / size[:, None]).clip(edge, 1 - edge)
+        # what everybody has, or nobody, tells no level from another
+        p[:, constant] = np.where(count[constant] > 0, 0.999, 0.001)
+        self.availability.copy_(torch.as_tensor(p))
+        self.share.copy_(torch.as_tensor(size / size.sum()))
+        return n_few
 
     def posterior(self, observed: Bool[Tensor, "n m"]) -> Float[Tensor, "n k"]:
         """P(level | pattern), for any pattern."""

@@ -82,6 +82,16 @@ class Route(Resizable):
     def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
         """Read what is left to read off the embeddings of the training part."""
 
+    def forget_rare(self) -> int:
+        """Put patterns that fewer than 10 patients had to others; gives how many there were."""
+        n_rare, pooling = self.patterns.pool_rare()
+        if pooling is not None:
+            self.pool(pooling)
+        return n_rare
+
+    def pool(self, pooling: Float[Tensor, "r old"]) -> None:
+        """Let what belongs to patterns follow them; by default nothing does."""
+
     def strata(self) -> tuple[list[str], Tensor, Tensor]:
         """What is averaged over: names (if not patterns), shares, and P(modality is there)."""
         return [], self.patterns.share, self.patterns.table.to(self.patterns.share.dtype)

@@ -66,6 +66,13 @@ class InverseProbability(Route):
         self.ceiling.copy_(ceiling)
         self.rows = (cut / cut.mean()).float() if self.proxies else self.rows.new_zeros(0)
 
+    def pool(self, pooling: Tensor) -> None:
+        """Scale anew by the shares that are left, since the former scale tells of the others."""
+        del pooling
+        share = self.patterns.share
+        self.ceiling.fill_(self.clip * len(share))  # of 1 / P(r) the mean is their number
+        self.scale.copy_(1 / (share * (1 / share).clamp(max=self.ceiling)).sum())
+
     def sample_weight(self, observed: Tensor) -> Tensor:
         """1 / P(r), scaled; 1 where the weights are those of the rows."""
         if self.proxies:

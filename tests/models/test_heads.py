@@ -401,6 +401,86 @@ def test_a_saved_model_scores_and_explains_alike(route, tmp_path):
     pd.testing.assert_frame_equal(loaded.explain(batch), model.explain(batch))
 
 
+def with_few(n_few, n=200):
+    """So many patients have a combination of modalities of their own; each other one has 40."""
+    observed = np.repeat([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0], [0, 1, 1]], n // 5, axis=0)
+    observed[:n_few] = [0, 1, 0]
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(n, 2)) for name in ("labs", "ecg", "notes")}
+    return Cohort(x=x, observed=observed.astype(bool), y=rng.integers(0, 2, n))
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("n_few", [1, 9, 10])
+def test_rare_patterns_are_saved_with_the_nearest(route, n_few, tmp_path):
+    model, train = trained(route, train=with_few(n_few))
+    before = predict_proba(model, train)
+    run = fit(model, train, stages=[Stage(epochs=1)], init="keep", lr=1e-9)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.save(tmp_path / "model")
+    told = [str(warning.message) for warning in caught if "fewer than 10" in str(warning.message)]
+    patterns = model.head.adjustment.patterns
+    table = [tuple(row) for row in patterns.table.int().tolist()]
+    assert ((0, 1, 0) in table) == (n_few == 10)
+    # levels of a latent are never of whole patients: some of these have few
+    assert len(told) == (n_few < 10 or route == "substitute")
+    assert all("missing patterns" in text and "'head.adjustment'" in text for text in told)
+    # the nearest took them: 40 - few of the first pattern and the rest add up to all
+    count = dict(zip(table, (patterns.share * 200).tolist(), strict=True))
+    wanted = {(1, 1, 1): 40 - n_few, (1, 1, 0): 40, (1, 0, 1): 40, (1, 0, 0): 40, (0, 1, 1): 40}
+    nearest = (0, 1, 1) if n_few < 10 else (0, 1, 0)
+    # (1, 1, 0) is as near, and as frequent: the first of them
+    options = {nearest, (1, 1, 0)} if n_few < 10 else {nearest}
+    sums = [wanted | {place: wanted.get(place, 0) + n_few} for place in options]
+    assert any(count == pytest.approx(each, abs=1e-3) for each in sums)
+    state = model.head.state_dict()
+    for name in ("start", "moving_sum", "moving_count"):  # counts of outcomes by pattern
+        assert not state.get(f"adjustment.{name}", torch.zeros(1)).any()
+    loaded = load_model(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these patients are new to the model now
+        after = predict_proba(model, train)
+        np.testing.assert_array_equal(predict_proba(loaded, train), after)
+        if n_few == 10 and route != "substitute":
+            np.testing.assert_allclose(after, before, atol=1e-5)
+        assert np.abs(after - before).max() < 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.save(tmp_path / "model")  # there is no more to forget
+
+
+def test_where_every_pattern_is_rare_none_is_saved(tmp_path):
+    train = with_few(0).select(range(0, 200, 6))
+    for route in ("stratified", "invariant", "prototypes", "ipw"):
+        model, _ = trained(route, train=train)
+        run = fit(model, train, stages=[Stage(epochs=1)])
+        with pytest.warns(UserWarning, match="5 of 'head.adjustment'"):
+            run.save(tmp_path / route)
+        loaded = load_model(tmp_path / route)
+        assert loaded.head.adjustment.patterns.table.tolist() == [[True] * 3]
+        with pytest.warns(UserWarning, match="combination of modalities"):
+            assert np.isfinite(predict_proba(loaded, train)).all()
+
+
+def test_latent_classes_tell_no_small_count():
+    rng = np.random.default_rng(0)
+    level = rng.random(300) < 0.5
+    observed = rng.random((300, 4)) < np.where(level, 0.9, 0.4)[:, None]
+    observed[:, 3] = np.arange(300) >= 3  # three patients lack the last one
+    classes = LatentClasses(n_levels=2)
+    classes.fit(observed, np.zeros((300, 0)))
+    assert float(300 * classes.share @ (1 - classes.availability[:, 3])) < 5
+    assert classes.round_rare() >= 1
+    size = 300 * classes.share.double().numpy()
+    tens = np.round(size / 10) * 10
+    np.testing.assert_allclose(size, tens * 300 / tens.sum(), rtol=1e-5)
+    lacking = tens[:, None] * (1 - classes.availability.double().numpy())
+    np.testing.assert_allclose(lacking, np.round(lacking / 10) * 10, atol=1e-3)
+    assert lacking.min() > 9.9
+    assert classes.round_rare() == 0
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_parameter_gets_a_gradient(route, task):
