@@ -14,6 +14,14 @@ from dfdlib.data._shapes import kind_of
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
 _LONGEST_HEADER = 1 << 20
+# What a file is that begins with these bytes, whatever its name says.
+_BEGINNINGS = {
+    b"\xff\xfe": "it is UTF-16 text",
+    b"\xfe\xff": "it is UTF-16 text",
+    b"\x1f\x8b": "it is compressed, so its name has to end in .csv.gz",
+    b"PK\x03\x04": "it is a zip file or a workbook of Excel",
+    b"PAR1": "it is parquet, so its name has to end in .parquet",
+}
 # What surrounds a cell and is no part of it; the last two have no width.
 BLANKS = " \t\r\n\u00a0\ufeff\u200b"
 
@@ -40,9 +48,11 @@ def _whole(name: str, kind: str) -> str:
     column = quoted(name)
     if kind.startswith("DECIMAL"):
         return f"regexp_replace(CAST({column} AS VARCHAR), '\\.0+$', '')"
+    # TRY_CAST: DuckDB may ask the statistics of the file whether all are small, which leave NaN out
     return (
-        f"CASE WHEN {column} = trunc({column}) AND abs({column}) < 9007199254740992 "
-        f"THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
+        f"CASE WHEN isnan({column}) THEN NULL "
+        f"WHEN {column} = trunc({column}) AND abs({column}) < 9007199254740992 "
+        f"THEN CAST(TRY_CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
     )
 
 
@@ -52,8 +62,10 @@ def _header(file: Path) -> tuple[str, tuple[str, ...]]:
     opened = gzip.open if compressed else open
     try:
         with opened(file, "rb") as stream:
-            if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise ValueError("it is UTF-16 text")
+            begin = stream.read(4)
+            for sign, held in _BEGINNINGS.items():
+                if begin.startswith(sign):
+                    raise ValueError(held)
         with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
             line = next(lines, "")
             while line.count('"') % 2 and len(line) < _LONGEST_HEADER and (more := next(lines, "")):
@@ -106,7 +118,8 @@ def looks_like_cells(names: tuple[str, ...]) -> int:
 def number(text: str) -> str:
     """The expression of a number written as text, NULL where it is none."""
     value = f"try_cast({text} AS DOUBLE)"
-    return f"(CASE WHEN isfinite({value}) THEN {value} END)"
+    # DuckDB reads 1_5 as 15
+    return f"(CASE WHEN isfinite({value}) AND NOT contains({text}, '_') THEN {value} END)"
 
 
 def measure(text: str) -> str:

@@ -1,5 +1,6 @@
 """Reading a user's own tables with DuckDB: streaming, as text first, so that nothing is guessed."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -147,7 +148,7 @@ class Tables:
             return
         self._check(modality.file, [(self.config.id, "config['patients']['id']")])
         if time is not None:
-            self._check(modality.file, [(time, f"{modality.where}['time']")])
+            self._check(modality.file, [(time, f"{modality.where}['time']")], times=True)
         flag, text = self._flag_and_text(modality)
         t, told, early = "0.0", "NULL", "TRUE"
         source = self._sources[modality.file]
@@ -295,6 +296,7 @@ class Tables:
             found = self.fetch(f"SELECT DISTINCT {item} AS item {rows}")
             known = {str(name) for name in found["item"] if isinstance(name, str)}
             absent = [(i, name) for i, name in enumerate(modality.columns) if name not in known]
+            self._tell_of_spelling(modality, known)
             if not absent:
                 return
             ids = self._cell(f"e.{quoted(self.config.id)}")
@@ -316,12 +318,27 @@ class Tables:
             )
         )
 
+    def _tell_of_spelling(self, modality: ModalityConfig, known: set[str]) -> None:
+        """Say where an item that is read is also written in another way, which is not read."""
+        for i, name in enumerate(modality.columns):
+            alike = [
+                word
+                for word in known.difference(modality.columns)
+                if "".join(word.split()).casefold() == "".join(name.split()).casefold()
+            ]
+            if name in known and alike:
+                self.notes.append(
+                    f"{modality.at(i)}: {name!r} is written in {len(alike) + 1} ways in "
+                    f"{modality.file.name} (upper case, blanks), and only this one is read. Write "
+                    "them alike, or list each"
+                )
+
     # ------------------------------------------------------------ time
 
     def _starts(self, start: str) -> tuple[Zero, np.ndarray]:
         """What the time zeros are, and their microseconds where these are times, else numbers."""
         where, file = "config['time']['start']", self.config.file
-        self._check(file, [(start, where)])
+        self._check(file, [(start, where)], times=True)
         column, clock = quoted(start), self.config.start_clock
         times = self._read(file, start, column, "dfdlib_told", clock, where, edge="first")
         with self._reading(file):
@@ -494,6 +511,10 @@ class Tables:
             return f" without a format. Write {_line(key, column, form)}{swapped}{more}"
         if stamped and is_number(text):
             return f". Write times as 2031-12-24 18:30, or {since}"
+        if stamped and re.search(r"\d.*\d", text):  # as missing, what was recorded then is lost
+            return ". Write times as 2031-12-24 18:30, or say how they are written: " + _line(
+                key, column, '"%d.%m.%Y %H:%M"'
+            )
         if stamped:
             return ". Write times as 2031-12-24 18:30, or list it in config['missing']['values']"
         return (
@@ -556,7 +577,9 @@ class Tables:
         with self._reading(file):
             return self.connection.execute(f"SELECT {cells} FROM {self._sources[file]}").df()[names]
 
-    def _check(self, file: Path, columns: Sequence[tuple[str, str]]) -> None:
+    def _check(
+        self, file: Path, columns: Sequence[tuple[str, str]], *, times: bool = False
+    ) -> None:
         """Refuse names that are no columns of a file, and columns that hold no single values."""
         for name, where in columns:
             types = self.types(file)
@@ -567,6 +590,12 @@ class Tables:
                 raise ValueError(
                     f"{where}: {name!r} of {file.name} holds {held}. Save a column, or a row, for "
                     "each value"
+                )
+            # DuckDB takes those of Arrow for whole numbers, of whatever unit they were written in
+            if not times and self._kind(file, name).startswith(("DURATION", "INTERVAL")):
+                raise ValueError(
+                    f"{where}: {name!r} of {file.name} holds durations, which are no numbers "
+                    f"without a unit. Save them in one: t[{name!r}].dt.total_seconds() / 3600"
                 )
 
     def _no_column(self, file: Path, name: str) -> str:
@@ -593,6 +622,11 @@ class Tables:
         """
         where = self._places[file]
         if file not in self._types:
+            if file.is_dir():
+                raise ValueError(
+                    f"{where}: {file.name} is a folder. Name a table in it, such as "
+                    f"{file.name}/stays.csv"
+                )
             if not file.is_file():
                 near = ", ".join(sorted(p.name for p in file.parent.glob("*") if readable(p)))
                 raise ValueError(

@@ -117,6 +117,8 @@ def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig
         )
         if config.text == "error":
             how = advice(cells)
+            if how == _WORDS and modality.kind == "vector" and modality.item is None:
+                how = _no_number_at_all(tables, modality.columns[column], column) or how
             if modality.kind == "categorical":
                 how = (
                     "Write its levels in an order that stays: "
@@ -126,6 +128,19 @@ def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig
         lost = "" if advice(cells) == _WORDS else f". {advice(cells)}"
         tables.notes.append(f"{what}. {'They are' if n > 1 else 'It is'} missing{lost}")
     tables.fetch(f"DELETE FROM cell WHERE {value} IS NULL")
+
+
+def _no_number_at_all(tables: Tables, name: str, flag: int) -> str:
+    """Advice for a column of nothing but words, of which nothing would be left as missing."""
+    numbers = (
+        f"SELECT count(*) AS n FROM cell WHERE flag = {flag} AND {measure('text')} IS NOT NULL"
+    )
+    if tables.fetch(numbers)["n"][0]:
+        return ""
+    return (
+        "Where these are categories, make a modality of them: "
+        f"{{kind: categorical, columns: {{{name}: [one, other]}}}}"
+    )
 
 
 def _levels(config: TablesConfig, modality: ModalityConfig, tables: Tables, n: int) -> pd.DataFrame:

@@ -47,6 +47,24 @@ _DAYS = r"(-?\d+) DAYS?(?:,? [+]?(\d{1,2}:\d{2}:\d{2}(?:\.\d+)?))?"
 _ISO = r"-?P(?:(\d+)D)?(?:T(?:(\d+(?:\.\d+)?)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?"
 _HOURS = r"[-+]?(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?"
 
+# How else dates may be written that name their year or their month first.
+_WRITTEN = {
+    r"\d{4}-\d\d-\d\d \d\d?:\d\d [ap]m": "%Y-%m-%d %I:%M %p",
+    r"\d{4}-\d\d-\d\d \d\d?:\d\d:\d\d [ap]m": "%Y-%m-%d %I:%M:%S %p",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+": "%Y-%m-%d %H:%M:%S,%f",
+    r"\d{4}\.\d\d?\.\d\d?": "%Y.%m.%d",
+    r"\d{4}\.\d\d?\.\d\d? \d\d?:\d\d": "%Y.%m.%d %H:%M",
+    r"\d{4}\.\d\d?\.\d\d? \d\d?:\d\d:\d\d": "%Y.%m.%d %H:%M:%S",
+    r"\d{8}T\d{4}": "%Y%m%dT%H%M",
+    r"\d{8}T\d{6}": "%Y%m%dT%H%M%S",
+    r"\d{8} \d{4}": "%Y%m%d %H%M",
+    r"\d{8} \d{6}": "%Y%m%d %H%M%S",
+    r"\d{8} \d\d:\d\d": "%Y%m%d %H:%M",
+    r"\d{8} \d\d:\d\d:\d\d": "%Y%m%d %H:%M:%S",
+    r"[a-z]{3} \d\d? \d{4}": "%b %d %Y",
+    r"[a-z]{3} \d\d?, \d{4}": "%b %d, %Y",
+}
+
 # Outside these years a date is a stand-in for "unknown" or "never", or was read wrongly; those of
 # people who were made unrecognisable lie well inside.
 _YEARS = f"BETWEEN {-8_520_336_000_000_000} AND {10_413_792_000_000_000}"
@@ -450,6 +468,9 @@ def format_for(text: str) -> str | None:
         return form if form is None or form in FORMATS else f'"{form}"'
     if re.fullmatch(r"[-+]?\d+:\d{2}(:\d{2}(\.\d+)?)?", text):
         return "duration"
+    for pattern, form in _WRITTEN.items():
+        if re.fullmatch(pattern, text, re.IGNORECASE):
+            return f'"{form}"'
     found = re.fullmatch(
         r"(?i)\d{1,2}([-./ ])(\d{1,2}|[^\W\d_]+)[-./ ](\d{4}|\d{2})"
         r"(?:([ T,]+)\d{1,2}:\d{2}(:\d{2})?( ?)([ap]m)?)?",

@@ -449,7 +449,7 @@ REFUSED = {
     "words as numbers": (
         {"modalities__background__columns": ["age", "sex"]},
         r"\['background'\]\['columns'\]\[1\]: 'sex' of stays.csv holds 3 values that are no "
-        r"numbers: 3 times a word. List it in config\['missing'\]\['values'\]",
+        r"numbers: 3 times a word. Where these are categories, .*kind: categorical, columns: {sex",
     ),
     "words without levels": (
         {"modalities__ward__columns": ["sex"]},

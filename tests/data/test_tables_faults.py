@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -180,7 +182,7 @@ REFUSED = {
     "words in parquet": (
         {"p.parquet": pd.DataFrame({"id": ["1", "2"], "v": [SECRET, "abc"]})},
         config(file="p.parquet"),
-        "'v' of p.parquet holds 2 values that are no numbers: 2 times a word. List it in",
+        "'v' of p.parquet holds 2 values that are no numbers: 2 times a word. Where these are",
     ),
     "a word": (one(SECRET), config(), "holds 1 value that is no number: a word (3 characters)."),
     "decimal comma": (
@@ -725,3 +727,125 @@ def test_training_needs_what_it_names(tmp_path, monkeypatch):
     (tmp_path / "o.csv").unlink()
     with pytest.raises(ValueError, match=r"config\['label'\]\['file'\]: o.csv is not there"):
         from_tables(WARD)
+
+
+# ---------------------------------------------------------------- what parquet holds
+
+
+def _in_both(tmp_path, labs, config):
+    """One cohort of the same rows through CSV, and one through parquet."""
+    text = pd.DataFrame({"id": ["1", "2", "3"], "y": ["0", "1", "1"]})
+    text.to_csv(tmp_path / "p.csv", index=False)
+    made = []
+    for suffix in ("csv", "parquet"):
+        file = tmp_path / f"l.{suffix}"
+        if suffix == "csv":
+            file.write_text("id,crea\n" + "\n".join(f"{a},{b}" for a, b in labs), encoding="utf-8")
+        else:
+            columns = zip(*labs, strict=True)
+            arrays = [pa.array([np.nan if v == "" else float(v) for v in c]) for c in columns]
+            pq.write_table(pa.table(arrays, names=["id", "crea"]), file)
+        labs_of = {**config, "kind": "vector", "file": str(file), "columns": ["crea"]}
+        made.append(
+            from_tables(
+                {
+                    "patients": {"file": str(tmp_path / "p.csv"), "id": "id"},
+                    "modalities": {"labs": labs_of},
+                }
+            )
+        )
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:1 of 3 rows have nothing observed")
+def test_nan_among_whole_numbers_of_parquet_is_missing_as_an_empty_cell_is(tmp_path):
+    # pandas writes a null where others, such as Spark or pyarrow, write NaN itself
+    text, parquet = _in_both(tmp_path, [("1", "4"), ("2", ""), ("3", "7")], {})
+    assert text.x["labs"].tolist() == parquet.x["labs"].tolist() == [[4], [0], [7]]
+    assert parquet.observed.tolist() == text.observed.tolist() == [[True], [False], [True]]
+
+
+def test_nan_as_an_id_of_parquet_is_nobody(tmp_path):
+    with pytest.warns(UserWarning, match="1 of 4 rows of l.parquet have no 'id'"):
+        text, parquet = _in_both(tmp_path, [("1", "4"), ("2", "5"), ("3", "7"), ("", "9")], {})
+    assert text.x["labs"].tolist() == parquet.x["labs"].tolist() == [[4], [5], [7]]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("where", ["feature", "covariate", "item"])
+def test_a_duration_of_parquet_is_no_number(tmp_path, unit, where):
+    stay = pa.array([3, 4, 5], type=pa.duration(unit))
+    pq.write_table(pa.table({"id": [1, 2, 3], "stay": stay, "age": [50, 60, 70],
+                             "name": ["a", "a", "b"]}), tmp_path / "p.parquet")  # fmt: skip
+    config = {
+        "patients": {"file": str(tmp_path / "p.parquet"), "id": "id"},
+        "modalities": {"b": {"kind": "vector", "columns": ["age"]}},
+    }
+    if where == "feature":
+        config["modalities"]["b"]["columns"] = ["age", "stay"]
+    elif where == "covariate":
+        config["patients"]["covariates"] = ["stay"]
+    else:
+        config["modalities"]["b"] |= {"item": "name", "value": "stay", "columns": ["a"]}
+    with pytest.raises(ValueError, match=r"'stay' of p.parquet holds durations.*total_seconds\(\)"):
+        from_tables(config)
+
+
+# ---------------------------------------------------------------- what text holds
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (gzip.compress(b"id,age\n1,50\n"), "compressed, so its name has to end in .csv.gz"),
+        (b"PK\x03\x04" + b"\x00" * 40, "a zip file or a workbook of Excel"),
+        (b"PAR1" + b"\x00" * 40, "parquet, so its name has to end in .parquet"),
+    ],
+)
+def test_a_file_whose_name_says_something_else_is_told_by_what_it_is(tmp_path, content, match):
+    (tmp_path / "p.csv").write_bytes(content)
+    config = {
+        "patients": {"file": str(tmp_path / "p.csv"), "id": "id"},
+        "modalities": {"b": {"kind": "vector", "columns": ["age"]}},
+    }
+    with pytest.raises(ValueError, match=match):
+        from_tables(config)
+
+
+def _background(tmp_path, rows, columns=("age",)):
+    (tmp_path / "p.csv").write_text(f"id,age,sex\n{rows}\n", encoding="utf-8")
+    return from_tables(
+        {
+            "patients": {"file": str(tmp_path / "p.csv"), "id": "id"},
+            "modalities": {"b": {"kind": "vector", "columns": list(columns)}},
+        }
+    )
+
+
+@pytest.mark.parametrize("cell", ["1_5", "1_000"])
+def test_an_underscore_is_no_part_of_a_number(tmp_path, cell):
+    with pytest.raises(ValueError, match="1 value that is no number") as told:
+        _background(tmp_path, f"1,{cell},F\n2,60,M")
+    assert cell not in str(told.value)
+
+
+def test_a_column_of_words_is_not_advised_away_as_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"kind: categorical, columns: \{sex: ") as told:
+        _background(tmp_path, "1,50,Y\n2,60,N", columns=("sex",))
+    assert "missing" not in str(told.value)
+    with pytest.raises(ValueError, match="List it in config"):
+        _background(tmp_path, "1,50,Y\n2,unknown,N")
+
+
+def test_an_item_written_in_two_ways_is_told(tmp_path):
+    (tmp_path / "p.csv").write_text("id\n1\n2\n", encoding="utf-8")
+    (tmp_path / "l.csv").write_text("id,item,value\n1,Na,140\n2,NA ,150\n", encoding="utf-8")
+    labs = {"kind": "vector", "file": str(tmp_path / "l.csv"), "item": "item", "value": "value"}
+    config = {"patients": {"file": str(tmp_path / "p.csv"), "id": "id"}}
+    with pytest.warns(UserWarning, match="'Na' is written in 2 ways in l.csv"):
+        cohort = from_tables({**config, "modalities": {"labs": {**labs, "columns": ["Na"]}}})
+    assert cohort.x["labs"].tolist() == [[140], [0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cohort = from_tables({**config, "modalities": {"labs": {**labs, "columns": ["Na", "NA"]}}})
+    assert cohort.x["labs"].tolist() == [[140, 0], [0, 150]]

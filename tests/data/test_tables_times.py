@@ -482,6 +482,13 @@ def test_what_does_not_fit_its_format_is_refused(tmp_path, form, written):
         ("20311224", r'format: "%Y%m%d"\}, or format: number where they are hours since time zero'),
         ("1700000000", r"format: epoch\}, or format: number"),
         ("48211.5", r"format: excel\}, or format: number"),
+        ("2031-12-24 08:30 PM", r'format: "%Y-%m-%d %I:%M %p"\}'),
+        ("2031-12-24 20:30:00,125", r'format: "%Y-%m-%d %H:%M:%S,%f"\}'),
+        ("2031.12.24 20:30", r'format: "%Y.%m.%d %H:%M"\}'),
+        ("20311224T203000", r'format: "%Y%m%dT%H%M%S"\}'),
+        ("20311224 2030", r'format: "%Y%m%d %H%M"\}'),
+        ("20311224 20:30", r'format: "%Y%m%d %H:%M"\}'),
+        ("Dec 24, 2031", r'format: "%b %d, %Y"\}'),
         ("5", "Write times as 2031-12-24 18:30, or format: number where they are hours since time"),
     ],
 )
