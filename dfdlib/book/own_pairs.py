@@ -67,7 +67,9 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
         raise ValueError(f"dataset {dataset!r} needs the folder of its files. Add -p root FOLDER")
     folder = found_path(root)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder. Pass the one of the files: -p root FOLDER")
+        raise FileNotFoundError(
+            f"{folder.name} is no folder. Pass the one of the files: -p root FOLDER"
+        )
     try:
         return data.load("mimic_cxr", root=folder)
     except FileNotFoundError as error:

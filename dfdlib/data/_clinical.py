@@ -254,7 +254,7 @@ def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extra
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{root} is no folder. Pass the one that `dfdlib data ingest {dataset}` wrote"
+            f"{folder.name} is no folder. Pass the one that `dfdlib data ingest {dataset}` wrote"
         )
     extract = Extract(dataset, folder)
     with TemporaryDirectory(prefix="dfdlib-") as spill, extract.connection as connection:

@@ -108,14 +108,17 @@ MODALITIES: dict[str, Modality] = {
         tables=("patient",),
         features={
             "age": Feature("try_cast(age AS DOUBLE)", "years"),
-            "male": Feature("CASE gender WHEN 'Male' THEN 1 WHEN 'Female' THEN 0 END"),
+            "male": Feature(
+                "CASE lower(trim(gender)) WHEN 'male' THEN 1 WHEN 'female' THEN 0 END",
+                unread="lower(trim(gender)) NOT IN ('male', 'female', 'unknown', 'other', '')",
+            ),
             "african american": _is("ethnicity", "African American"),
             "asian": _is("ethnicity", "Asian"),
             "caucasian": _is("ethnicity", "Caucasian"),
             "hispanic": _is("ethnicity", "Hispanic"),
             "native american": _is("ethnicity", "Native American"),
-            "height": Feature("admissionheight", "cm", 100, 250),
-            "weight": Feature("admissionweight", "kg", 20, 400),
+            "height": Feature("admissionheight", "cm", 100, 250, unread="admissionheight_unread"),
+            "weight": Feature("admissionweight", "kg", 20, 400, unread="admissionweight_unread"),
         },
     ),
     "codes": Codes(

@@ -42,7 +42,10 @@ MODALITIES: dict[str, Modality] = {
         tables=("admissions", "patients"),
         features={
             "age": Feature("anchor_age + year(admittime) - anchor_year", "years"),
-            "male": Feature("CASE gender WHEN 'M' THEN 1 WHEN 'F' THEN 0 END"),
+            "male": Feature(
+                "CASE upper(trim(gender)) WHEN 'M' THEN 1 WHEN 'F' THEN 0 END",
+                unread="upper(trim(gender)) NOT IN ('M', 'F', '')",
+            ),
             "asian": _race("ASIAN"),
             "black": _race("BLACK"),
             "hispanic": _race("HISPANIC", "SOUTH AMERICAN"),
@@ -153,7 +156,8 @@ ADMISSIONS = f"""
         a.subject_id AS patient, a.admittime, a.dischtime,
         a.dischtime AS cut, a.admittime AS origin, a.hospital_expire_flag, p.dod,
         p.anchor_age + year(a.admittime) - p.anchor_year AS age,
-        CASE p.gender WHEN 'M' THEN 'male' WHEN 'F' THEN 'female' ELSE 'unknown' END AS sex,
+        CASE upper(trim(p.gender)) WHEN 'M' THEN 'male' WHEN 'F' THEN 'female'
+            ELSE 'unknown' END AS sex,
         coalesce(a.race, 'UNKNOWN') AS race, coalesce(a.insurance, 'unknown') AS insurance,
         coalesce(p.anchor_year_group, 'unknown') AS period,
         lead(a.admittime) OVER (PARTITION BY a.subject_id ORDER BY a.admittime, a.hadm_id)

@@ -31,7 +31,8 @@ def read(extract: Extract, modality: Modality, n: int) -> pd.DataFrame | Ragged:
 def _vector(extract: Extract, modality: Vector, n: int) -> pd.DataFrame:
     columns = ", ".join(
         f"max({_bounded(about)}) AS v{k}, min({_bounded(about)}) AS w{k}, "
-        f"count({about.value}) AS n{k}, count({_bounded(about)}) AS m{k}"
+        f"count({about.value}) AS n{k}, count({_bounded(about)}) AS m{k}, "
+        f"count(*) FILTER ({about.unread}) AS u{k}"
         for k, about in enumerate(modality.features.values())
     )
     found = extract.fetch(
@@ -51,6 +52,11 @@ def _vector(extract: Extract, modality: Vector, n: int) -> pd.DataFrame:
                 f"{extract.places(modality.tables)}, and count as missing"
             )
         _tell_bounds(extract, name, about, int(found[f"n{k}"].sum()), int(found[f"m{k}"].sum()))
+        if unread := int(found[f"u{k}"].sum()):
+            extract.say(
+                f"{extract.places(modality.tables)}: {few(unread)} rows of the cohort hold "
+                f"something else where {name!r} is read, and count as missing there"
+            )
     for table in modality.tables:
         if table not in ("patient", "patients", "admissions"):  # whose rows made the cohort
             tell_strangers(extract, table, modality.key.rpartition(".")[2])

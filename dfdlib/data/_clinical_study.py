@@ -20,12 +20,14 @@ class Feature:
         unit: of the value.
         low: below it a value is an error of entry, and counts as missing.
         high: above it too.
+        unread: whether something stands there that is not read as a value; it is told.
     """
 
     value: str
     unit: str = ""
     low: int | float | None = None
     high: int | float | None = None
+    unread: str = "false"
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def find(
         ValueError: Two files for a table, a column that is missing, or another data set.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {str(root)!r}. Pass root= where the .csv.gz files are")
+        raise FileNotFoundError(f"no folder {root.name!r}. Pass root= where the .csv.gz files are")
     there = _files(root)
     found = {table: there.get(source.stem.format(table).lower(), []) for table in tables}
     found = {table: paths for table, paths in found.items() if paths or table not in optional}

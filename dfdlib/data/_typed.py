@@ -108,6 +108,8 @@ def _of_text(column: str, kind: str) -> Cell:
         bad = f"{there} AND trim({column}) <> '' AND ({moment} {_YEARS}) IS NOT TRUE"
         return Cell(moment if kind == "TIMESTAMP" else f"CAST({moment} AS DATE)", bad)
     value = f"TRY_CAST(trim({column}) AS {kind})"
+    if kind in ("DOUBLE", "INTEGER"):  # DuckDB reads 1_5 as 15
+        value = f"CASE WHEN NOT contains({column}, '_') THEN {value} END"
     if kind == "DOUBLE":
         finite = f"CASE WHEN isfinite({value}) THEN {value} END"
         return Cell(finite, f"{there} AND trim({column}) <> '' AND ({finite}) IS NULL")

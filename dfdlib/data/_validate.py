@@ -234,6 +234,8 @@ def _cells(column: Any, what: str) -> np.ndarray:
             array = numbers(array, what)
     if array.dtype.kind == "c":
         raise ValueError(f"{what} holds complex numbers. Pass two columns: .real and .imag")
+    if array.ndim != 1:
+        raise ValueError(f"{what} has shape {array.shape}. Pass one value per row, a name a column")
     return array
 
 

@@ -295,9 +295,9 @@ def _converted(root: str | Path | None, size: int) -> Path:
                 return folder
             raise FileNotFoundError(
                 "a conversion was stopped while it put its files in place. Call it again: "
-                f"dfdlib data convert mimic-cxr --root {root} --size {card['size']}"
+                f"dfdlib data convert mimic-cxr --root FOLDER --size {card['size']}"
             )
     raise FileNotFoundError(
-        f"{root} holds no converted images of {size} px. Convert them once: "
-        f"dfdlib data convert mimic-cxr --root {root} --size {size}"
+        f"{Path(root).name} holds no converted images of {size} px. Convert them once: "
+        f"dfdlib data convert mimic-cxr --root FOLDER --size {size}"
     )

@@ -595,3 +595,52 @@ def test_messages_name_no_small_number_of_people(tmp_path):
     _, said = loaded("eicu", write("eicu", tmp_path, {"patient": patient}))
     assert "fewer than 10" in said
     assert not re.search(r"\b3\b", said)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "table", "column", "words", "name"),
+    [
+        ("eicu", "patient", "gender", "W", "male"),
+        ("mimic_iv", "patients", "gender", "W", "male"),
+        ("eicu", "patient", "admissionheight", "170,5", "height"),
+        ("eicu", "patient", "admissionweight", "1_70", "weight"),
+    ],
+)
+def test_what_stands_where_a_value_is_read_is_told(tmp_path, dataset, table, column, words, name):
+    changed = {"eicu": EICU, "mimic_iv": MIMIC}[dataset][table].astype(object)
+    changed[column] = words
+    cohort, said = loaded(dataset, write(dataset, tmp_path, {table: changed}))
+    assert f"hold something else where '{name}' is read, and count as missing there" in said
+    assert words not in said
+    place = cohort.schema.features["demographics"].index(name)
+    assert not cohort.x_observed["demographics"][:, place].any()
+
+
+@pytest.mark.parametrize(("dataset", "table"), [("eicu", "patient"), ("mimic_iv", "patients")])
+def test_sex_is_read_in_any_letters(tmp_path, dataset, table):
+    plain, _ = loaded(dataset, write(dataset, tmp_path / "plain", {}))
+    changed = {"eicu": EICU, "mimic_iv": MIMIC}[dataset][table].copy()
+    changed["gender"] = changed["gender"].str.lower() + " "
+    cohort, said = loaded(dataset, write(dataset, tmp_path / "lower", {table: changed}))
+    assert said == ""
+    place = plain.schema.features["demographics"].index("male")
+    assert plain.x_observed["demographics"][:, place].all()
+    for each in ("x", "x_observed"):
+        values, others = (getattr(c, each)["demographics"][:, place] for c in (plain, cohort))
+        assert values.tolist() == others.tolist()
+
+
+def test_an_underscore_is_no_part_of_a_number(tmp_path):
+    changed = EICU["patient"].astype({"unitdischargeoffset": object})
+    changed.loc[0, "unitdischargeoffset"] = "20_00"
+    write("eicu", tmp_path, {"patient": changed})
+    with pytest.raises(ValueError, match=r"line 2: unitdischargeoffset holds .* whole number"):
+        loaded("eicu", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["eicu", "mimic_iv", "adni", "mimic_cxr"])
+def test_a_folder_that_is_not_there_is_named_without_the_way_to_it(tmp_path, dataset):
+    for call in (lambda root: load(dataset, root=root), lambda root: ingest(dataset, root, root)):
+        with pytest.raises(FileNotFoundError, match="nowhere") as caught:
+            call(tmp_path / "nowhere")
+        assert str(tmp_path) not in str(caught.value)

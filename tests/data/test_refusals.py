@@ -356,6 +356,10 @@ REFUSED = {
         {"x": LABS},
         r"at least one modality, got a DataFrame\. Pass a dict of arrays",
     ),
+    "a covariate of two columns": (
+        {"covariates": {"pressure": np.ones((3, 2))}},
+        r"covariates \(pressure\) has shape \(3, 2\)\. Pass one value per row",
+    ),
     "truth of wrong length": ({"truth": {"p_do": [0.5]}}, "truth has 1 rows, the modalities have"),
 }
 
