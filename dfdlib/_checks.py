@@ -1,8 +1,36 @@
 """What `fit` refuses, and what to type instead."""
 
+from collections.abc import Sequence
+
+from torch import nn
+
 from dfdlib._loop import SELECTION
+from dfdlib._predict import refuse_no_cohort
 from dfdlib.data import Cohort, check_disjoint
 from dfdlib.models import Method, Stage
+
+
+def check_types(model: object, train: object, val: object, stages: object) -> None:
+    """Refuse what is no method, no cohort or no list of stages, before anything is asked of it.
+
+    Raises:
+        TypeError: One of them is something else.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(model, "schema"):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(
+            f"model is no method that can be trained, but: {kind}. Pass for example "
+            "Classifier(backbone=GRAPE(), schema=train.schema)"
+        )
+    refuse_no_cohort(train, "train")
+    if val is not None:
+        refuse_no_cohort(val, "val")
+    if stages is None:
+        return
+    if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
+        raise TypeError(
+            "stages is no list of stages. Pass stages=[Stage(epochs=20)], or leave it out"
+        )
 
 
 def check(

@@ -37,7 +37,7 @@ def predict_proba(
     Raises:
         ValueError: The cohort has other columns than the model was made for, or the model gives no
             probabilities.
-        TypeError: The model is no torch module.
+        TypeError: The model is no torch module, or the cohort none.
 
     >>> class Coin(nn.Module):
     ...     def predict_proba(self, batch):
@@ -48,6 +48,7 @@ def predict_proba(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{type(model).__name__} is no torch module. {advice(model)}")
+    refuse_no_cohort(cohort)
     schema = getattr(model, "schema", cohort.schema)
     schema.check(cohort.schema)
     modes = {module: module.training for module in model.modules()}
@@ -199,6 +200,20 @@ def _folds(
                 return [(rows[a], rows[b]) for a, b in cut.split(rows, stratum, units)]
     cut = GroupKFold(folds, shuffle=True, random_state=seed)
     return [(rows[a], rows[b]) for a, b in cut.split(rows, groups=units)]
+
+
+def refuse_no_cohort(given: object, what: str = "cohort") -> None:
+    """Refuse a table, an array or anything else where a cohort belongs.
+
+    Raises:
+        TypeError: It is no cohort.
+    """
+    if not isinstance(given, Cohort):
+        kind = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise TypeError(
+            f"{what} is no Cohort, but: {kind}. Pass data.Cohort(x={{'labs': table}}, y=y), with "
+            "one entry of x per modality"
+        )
 
 
 def advice(model: object) -> str:

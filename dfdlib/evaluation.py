@@ -4,7 +4,7 @@ Values come from scikit-learn over the whole split. Intervals come from a bootst
 whole patients. What cannot be known (too few patients, one class) is said, never given as a number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,15 @@ from dfdlib._bootstrap import (
 )
 from dfdlib._compare import compare
 from dfdlib._leaks import audit_leaks
-from dfdlib._predict import advice, checked, device_of, out_of_fold, out_of_group, predict_proba
+from dfdlib._predict import (
+    advice,
+    checked,
+    device_of,
+    out_of_fold,
+    out_of_group,
+    predict_proba,
+    refuse_no_cohort,
+)
 from dfdlib._probe import probe
 from dfdlib._report import Report, strata
 from dfdlib._results import read_results, write_result
@@ -112,9 +120,14 @@ def evaluate(
     site  a      0.09 [0.05, 0.12]  20     10
           b      0.09 [0.06, 0.12]  20     10
     """
+    refuse_no_cohort(cohort)
     if cohort.y is None or cohort.task is None:
         raise ValueError("the cohort has no labels. Pass y= to Cohort, or call predict_proba")
     check_whole("n_bins", n_bins, 1, "10")
+    if not isinstance(by, Iterable):
+        raise TypeError(
+            f"by is {by!r}, and not names. Pass by=('site', 'pattern'), or leave it out"
+        )
     by = (by,) if isinstance(by, str) else tuple(by)
     y = cohort.y.cpu().numpy().astype(float)
     task, probabilities, device = _probabilities(model, cohort)

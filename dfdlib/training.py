@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from dfdlib._checkpoints import alone, read_model, write_folder
-from dfdlib._checks import check
+from dfdlib._checks import check, check_types
 from dfdlib._loop import Loop, Plan, Selection, mix
 from dfdlib.data import Cohort, Schema
 from dfdlib.evaluation import predict_proba
@@ -224,6 +224,8 @@ def fit(
             stage is unknown or there is no epoch, a module has weights that a seed cannot draw
             anew, or `folder` holds another run, is damaged, or cannot tell the model from others.
         RuntimeError: if another process is training in `folder`.
+        TypeError: if the model is no method, `train` or `val` no cohort, `stages` no list of
+            stages.
         FloatingPointError: if the loss is not finite; says at which step and in which term.
 
     Example:
@@ -234,6 +236,7 @@ def fit(
         >>> run.selection, len(run.history)
         ('last epoch', 2)
     """
+    check_types(model, train, val, stages)
     stages = list(model.default_stages if stages is None else stages)
     check(
         model, train, val, stages=stages, select=select, patience=patience,

@@ -1,12 +1,15 @@
 """The door for probabilities: what `evaluate` and the harnesses take, and what they refuse."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from dfdlib.data import Cohort
-from dfdlib.evaluation import evaluate, out_of_fold, out_of_group
+from dfdlib.evaluation import evaluate, out_of_fold, out_of_group, predict_proba
+from dfdlib.models import GRAPE, Classifier
 
 N = 40
 Y = np.arange(N) % 2
@@ -86,3 +89,18 @@ def test_patients_are_counted_and_not_named():
     one = Cohort(x={"a": P}, y=Y, groups={"patient": ["secret"] * N})
     with pytest.raises(ValueError, match=r"'patient' has one level\. Use out_of_fold"):
         out_of_group(one, "patient", lambda rest, fold: np.full(len(fold), 0.5))
+
+
+@pytest.mark.parametrize("given", [np.ones((3, 2)), pd.DataFrame({"age": [1.0]}), None, Cohort])
+def test_what_is_no_cohort_is_refused(given):
+    model = Classifier(backbone=GRAPE(d=4), schema=cohort().schema)
+    with pytest.raises(TypeError, match=r"cohort is no Cohort, but: .* Pass data\.Cohort\(x="):
+        inspect.unwrap(predict_proba)(model, given)
+    with pytest.raises(TypeError, match=r"cohort is no Cohort, but: .* Pass data\.Cohort\(x="):
+        inspect.unwrap(evaluate)(P, given)
+
+
+@pytest.mark.parametrize("by", [3, None])
+def test_parts_that_are_no_names_are_refused(by):
+    with pytest.raises(TypeError, match=r"and not names\. Pass by=\('site', 'pattern'\)"):
+        inspect.unwrap(evaluate)(P, cohort(), by=by, n_boot=0)

@@ -501,6 +501,17 @@ def test_refusals():
         _checks.check(network, train, val, **options)
     with pytest.raises(ValueError, match=r"needs a validation part.*Pass val="):
         fit(network, train, select="val_loss")
+    for given, message in (
+        ((np.ones(3), train, None, None), "model is no method .*, but: ndarray"),
+        ((Classifier, train, None, None), "model is no method .*, but: the class Classifier"),
+        ((network, pd.DataFrame(), None, None), "train is no Cohort, but: DataFrame"),
+        ((network, train, 3, None), "val is no Cohort, but: int"),
+        ((network, train, val, Stage(epochs=1)), r"Pass stages=\[Stage\(epochs=20\)\]"),
+        ((network, train, val, [3]), r"Pass stages=\[Stage\(epochs=20\)\]"),
+        ((network, train, val, 10), r"Pass stages=\[Stage\(epochs=20\)\]"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            _checks.check_types(*given)
     with pytest.raises(ValueError, match="patience=3 needs a score"):
         fit(network, train, val, patience=3)
     with pytest.raises(ValueError, match="the stages hold no epoch"):
