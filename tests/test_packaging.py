@@ -122,7 +122,9 @@ def imported(folder):
     """Map each installed distribution that a folder's code imports to one of the files."""
     owners = metadata.packages_distributions()
     found = {}
-    for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).glob("*.ipynb")]:
+    # how chapters are compared is no part of what a reader of the book needs
+    modules = [p for p in (ROOT / folder).rglob("*.py") if p.parent.name != "chapters"]
+    for path in [*modules, *(ROOT / folder).glob("*.ipynb")]:
         for node in ast.walk(ast.parse(source(path))):
             match node:
                 case ast.Import(names=names):

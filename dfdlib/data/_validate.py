@@ -113,7 +113,7 @@ def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | 
     beyond = seen[~np.isin(seen, (0, 1))]
     if array.ndim == 2:
         _refuse_labels(beyond, "multilabel", f"0 or 1 in each column.{_QUANTITY}")
-        if task is None and n > 1 and (array.sum(axis=1) == 1).all():
+        if task is None and n >= array.shape[1] and (array.sum(axis=1) == 1).all():
             warnings.warn(
                 f"each row of y has a single 1 in {array.shape[1]} columns, and is read as a list "
                 "of labels. If these are classes, pass y.argmax(axis=1) (of a DataFrame "

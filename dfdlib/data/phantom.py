@@ -132,7 +132,6 @@ def load(
         x=images,
         observed=observed,
         y=nodes[[NODE[label] for label in LABELS]].to_numpy(np.float32),
-        task="multilabel",
         covariates={
             "sex": np.where(nodes["female"] == 1, "female", "male"),
             "intensive_care": nodes["intensive_care"].to_numpy(int),
