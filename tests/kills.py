@@ -150,6 +150,7 @@ class Grid:
                 continue
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+        (folder / ".venv").symlink_to(sys.prefix)
         settings = folder / "workflow" / "next_hospital.yaml"
         told = yaml.safe_load(settings.read_text())
         told |= {"methods": ["Logistic regression", "GRAPE"], "seeds": [0, 1], "n_boot": 50}
@@ -160,7 +161,7 @@ class Grid:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
         environment["PYTHONPATH"] = str(folder)
         done = subprocess.run(
-            ["make", "results", f"TARGET={self.TARGETS}", f"VENV={sys.prefix}", "INSTALLED="],
+            ["make", "results", f"TARGET={self.TARGETS}", "INSTALLED="],
             cwd=folder, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -242,7 +243,10 @@ def main() -> None:
                 if task.told(folder) != right:
                     sys.exit(f"{name}: kill {i + 1} ends in other bytes")
                 shutil.rmtree(folder)
-        print(f"{name}: {chosen.times} moments, {hit} of them while it worked, the same bytes")
+        print(
+            f"{name}: {chosen.times} moments, {hit} of them while it worked, the same bytes",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
