@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfdlib.data import Cohort, Images, Ragged
-from dfdlib.models.describe import check_trust, describe, rebuild
+from dfdlib.models.describe import check_names, check_trust, describe, rebuild
 
 fcntl: Any
 try:
@@ -232,6 +232,7 @@ def read_model(folder: Path, *, trust: Sequence[str] = ()) -> tuple[nn.Module, d
     The order is what makes it safe: the card, its classes, the shapes, the hash of the tensors, the
     model without memory; only then is anything made and read.
     """
+    check_names(trust)
     read_card(folder, "model")  # tells, before anything waits, that nothing is there
     with _locked(folder, shared=True):
         return _read_model(folder, trust)
@@ -257,10 +258,10 @@ def _read_model(folder: Path, trust: Sequence[str]) -> tuple[nn.Module, dict[str
 
 def damaged(folder: Path, what: str) -> ValueError:
     """What is said of every folder that does not hold what it should."""
-    return ValueError(
-        f"{folder.name!r} is damaged or incomplete: {what}. Copy the whole folder again, or save "
-        "it again."
-    )
+    advice = "Copy the whole folder again, or save it again."
+    if re.fullmatch(r"epoch-\d+", folder.name):
+        advice = "Delete it, and the run begins anew."
+    return ValueError(f"{folder.name!r} is damaged or incomplete: {what}. {advice}")
 
 
 def read_card(folder: Path, stem: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What travels between a cohort and a model: the schema, and batches of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,37 @@ from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import Task, unknown
 
 _TUPLES = ("sizes", "features")
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
+
+
+def _of_each(stored: Mapping[str, Any], value: Any) -> bool:
+    names = stored.get("names")
+    return _words(names) and isinstance(value, dict) and set(value) == set(names or ())
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(type(k) is int and k >= 0 for k in value)
+
+
+def _classes_fit(stored: Mapping[str, Any], n: Any) -> bool:
+    if stored.get("task") is None:
+        return n is None
+    least = 1 if stored["task"] == "multilabel" else 2
+    return type(n) is int and (n == 2 if stored["task"] == "binary" else n >= least)
+
+
+#: What each part of a stored schema has to be: gets the schema and the part.
+_FITS: dict[str, Callable[[Mapping[str, Any], Any], bool]] = {
+    "names": lambda _, v: _words(v) and len(set(v)) == len(v) > 0,
+    "kinds": lambda stored, v: _of_each(stored, v) and all(k in get_args(Kind) for k in v.values()),
+    "sizes": lambda stored, v: _of_each(stored, v) and all(map(_numbers, v.values())),
+    "features": lambda stored, v: _of_each(stored, v) and all(map(_words, v.values())),
+    "task": lambda _, v: v is None or v in get_args(Task),
+    "n_classes": _classes_fit,
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +88,15 @@ class Schema:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Schema":
-        """Read what `to_dict` returned, also after a round trip through JSON."""
+        """Read what `to_dict` returned, also after a round trip through JSON.
+
+        Raises:
+            ValueError: If it is no schema, or none that a cohort could have; says which part.
+        """
+        wrong = [key for key, fits in _FITS.items() if not fits(stored, stored.get(key))]
+        wrong += sorted(set(stored) - set(_FITS))
+        if wrong:
+            raise ValueError(f"the schema is none of a cohort: see its {str(wrong[0])[:40]!r}")
         tuples = {key: {k: tuple(v) for k, v in stored[key].items()} for key in _TUPLES}
         return cls(**{**stored, **tuples, "names": tuple(stored["names"])})
 

@@ -65,6 +65,8 @@ _LISTED = frozenset(
 
 #: How deep a description may be nested; the deepest of this library has a tenth of it.
 _DEEPEST = 64
+#: How many modules it may name: a thousand times those of this library's largest.
+_MOST = 10_000
 
 #: What stands for a value that JSON cannot hold; gets the value and its name in messages.
 Other = Callable[[Any, str], Any]
@@ -159,6 +161,25 @@ def rebuild(description: Any, *, trust: Sequence[str] = ()) -> Any:
     return _made(description, trust)
 
 
+def check_names(trust: Sequence[str]) -> None:
+    """Refuse a `trust` that names no packages, modules or classes.
+
+    Raises:
+        ValueError: if a name is none.
+        TypeError: if it is no list of names.
+    """
+    named = isinstance(trust, Sequence | set | frozenset) and not isinstance(trust, str | bytes)
+    if not named or not all(isinstance(name, str) for name in trust):
+        raise TypeError(f"trust is a list of names, got {trust!r}. Pass trust=['mypackage'].")
+    for name in trust:
+        module, colon, kind = name.partition(":")
+        if not _dotted(module) or (colon and not _word(kind)):
+            raise ValueError(
+                f"{name!r} names no package, module or class. Pass trust=['mypackage'], "
+                "['mypackage.module'] or ['mypackage.module:Class']."
+            )
+
+
 def check_trust(description: Any, *, trust: Sequence[str] = ()) -> None:
     """Refuse a description that names a class that nobody trusts; nothing is imported.
 
@@ -176,15 +197,8 @@ def check_trust(description: Any, *, trust: Sequence[str] = ()) -> None:
         Traceback (most recent call last):
         ImportError: the saved model names the class 'os:system', which is not among those ...
     """
-    if isinstance(trust, str) or not all(isinstance(name, str) for name in trust):
-        raise TypeError(f"trust is a list of names, got {trust!r}. Pass trust=['mypackage'].")
-    for name in trust:
-        module, colon, kind = name.partition(":")
-        if not _dotted(module) or (colon and not _word(kind)):
-            raise ValueError(
-                f"{name!r} names no package, module or class. Pass trust=['mypackage'], "
-                "['mypackage.module'] or ['mypackage.module:Class']."
-            )
+    check_names(trust)
+    n_classes = 0
     left: list[tuple[Any, int]] = [(description, 0)]
     while left:
         value, depth = left.pop()
@@ -193,6 +207,9 @@ def check_trust(description: Any, *, trust: Sequence[str] = ()) -> None:
         parts = _parts(value)
         if isinstance(value, dict) and "class" in value:
             _check_class(value["class"], trust)
+            n_classes += 1
+            if n_classes > _MOST:
+                raise ValueError(f"the description of the model names over {_MOST:,} modules")
         left += [(part, depth + 1) for part in parts]
 
 

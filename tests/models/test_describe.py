@@ -63,3 +63,10 @@ def test_every_public_class_that_a_model_is_made_of_can_be_loaded():
     assert {"Classifier", "DFD", "GRAPE", "MultimodalVAE", "SeriesGRU", "VectorEncoder"} < set(
         known
     )
+
+
+def test_a_description_of_endless_modules_is_refused_before_any_is_made():
+    one = {"class": "torch.nn:Identity", "arguments": {}}
+    many = {"class": "torch.nn:ModuleList", "arguments": {"modules": [one] * 10_000}}
+    with pytest.raises(ValueError, match="names over 10,000 modules"):
+        check_trust(many)
