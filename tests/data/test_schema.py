@@ -62,9 +62,7 @@ def test_a_schema_refuses_what_its_model_would_misread():
     ],
 )  # fmt: skip
 def test_a_stored_schema_that_no_cohort_has_is_refused(part, value):
-    schema = Cohort(
-        x={"labs": np.zeros((4, 2)), "ward": np.array(list("abab"))}, y=[0, 1, 0, 1]
-    ).schema
+    schema = cohort(FRAME, y=[0, 1, 0]).schema
     stored = json.loads(json.dumps(schema.to_dict()))
     assert Schema.from_dict(stored) == schema
     with pytest.raises(ValueError, match="the schema is none of a cohort: see its '"):
@@ -75,7 +73,7 @@ def test_a_stored_schema_that_no_cohort_has_is_refused(part, value):
 
 
 def test_every_schema_of_a_cohort_can_be_stored():
-    x = {"labs": np.zeros((3, 2)), "ward": np.array(list("abc")), "dx": [[1], [], [2]]}
+    x = {"labs": np.zeros((3, 2)), "ward": np.array([[0], [1], [2]]), "dx": [[1], [], [2]]}
     x |= {"vitals": [[[0.0, 1.0, 0.0]]] * 3, "xray": np.zeros((3, 1, 4, 4), dtype=np.uint8)}
     kinds = {"labs": "vector", "ward": "categorical", "dx": "codes", "vitals": "series"}
     for y in (None, [0, 1, 1], [0, 1, 2], np.array([[0, 1], [1, 0], [1, 1]])):
