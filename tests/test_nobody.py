@@ -167,7 +167,8 @@ def test_a_broken_cell_is_not_shown_while_tables_are_ingested(raw, name, file, c
     whole = path.read_bytes()
     table = path.name.split(".")[0].lower() if name != "adni" else "visits"
     try:
-        for i, cell in enumerate(BROKEN.values()):
+        first = CELLS.index((name, file, column)) % 4
+        for i, cell in enumerate(list(BROKEN.values())[first::4]):
             broken(path, column, cell)
             out = tmp_path / f"out-{i}"
             said, _ = all_of(lambda out=out: ingest(name, raw[name], out, tables=[table]))
@@ -248,13 +249,14 @@ def test_a_broken_cell_of_own_tables_is_not_shown(tmp_path, file):
     config = tables(folder)
     path = folder / f"{file}.csv"
     whole = path.read_bytes()
-    for column in STAYS if file == "stays" else LABS:
-        for cell in (*BROKEN.values(), ""):
-            for purpose in ("train", "score"):
-                broken(path, column, cell)
-                said, _ = all_of(lambda p=purpose: data.from_tables(config, purpose=p))
-                assert_nobody(said)
-                path.write_bytes(whole)
+    for i, column in enumerate(STAYS if file == "stays" else LABS):
+        # every third kind of fault, another third for each column, once to train and once to score
+        for k, cell in enumerate([*BROKEN.values(), ""][i % 3 :: 3]):
+            broken(path, column, cell)
+            purpose = ("train", "score")[(i + k) % 2]
+            said, _ = all_of(lambda p=purpose: data.from_tables(config, purpose=p))
+            assert_nobody(said)
+            path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
