@@ -60,8 +60,9 @@ def convert(
 ) -> tuple[int, dict[str, int]]:
     """Write the wanted columns of a raw file as parquet.
 
-    Numbers are read as they are. Where a measurement (DOUBLE) turns out to hold text, the file is
-    read once more, with NULL in its place. The checksums of a compressed file are verified beside.
+    Cells are read as the data sets write them. Where a whole number or a time is written in another
+    way, the file is read once more, each such cell as text; where a measurement (DOUBLE) turns out
+    to hold text, with NULL in its place. The checksums of a compressed file are verified beside.
 
     Args:
         raw: the file.
@@ -78,16 +79,23 @@ def convert(
         OSError: The target cannot be written, as when the disk is full.
     """
     measured = {place for _, place, kind in raw.columns if kind == "DOUBLE"}
+    usual, lenient = True, False
     try:
         with verified(raw.path):
-            try:
-                rows = _copy(raw, target, connected, progress)
-                return rows, {}
-            except duckdb.ConversionException as error:
-                if fault(error).column not in {f"c{place}" for place in measured}:
-                    raise
-            rows = _copy(raw, target, connected, progress, lenient=measured)
-            return rows, _unreadable(raw, connected, measured)
+            while True:
+                as_text = _as_text(raw, usual=usual, lenient=lenient)
+                try:
+                    rows = _copy(raw, target, connected, progress, as_text=as_text)
+                    return rows, _unreadable(raw, connected, measured) if lenient else {}
+                except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
+                    converted = isinstance(error, duckdb.ConversionException)
+                    of_measured = fault(error).column in {f"c{place}" for place in measured}
+                    if converted and of_measured and not lenient:
+                        lenient = True
+                    elif usual and (converted or typed.refused(error)):
+                        usual = False
+                    else:
+                        raise
     except (duckdb.Error, DamagedError) as error:
         target.unlink(missing_ok=True)
         raise _explained(error, raw, source, connected) from None
@@ -96,21 +104,25 @@ def convert(
         raise
 
 
+def _as_text(raw: Raw, *, usual: bool, lenient: bool) -> set[int]:
+    """Which columns are read as text first."""
+    return {
+        place
+        for _, place, kind in raw.columns
+        if not ((kind == "DOUBLE" and not lenient) or (kind in typed.USUAL and usual))
+    }
+
+
 def _copy(
-    raw: Raw,
-    target: Path,
-    connected: Connection,
-    progress: Progress,
-    *,
-    lenient: Collection[int] = (),
+    raw: Raw, target: Path, connected: Connection, progress: Progress, *, as_text: Collection[int]
 ) -> int:
     values = ", ".join(
-        f"{_value(raw, place, kind, lenient)} AS {quoted(name)}"
+        f"{_value(raw, place, kind, as_text)} AS {quoted(name)}"
         for name, place, kind in raw.columns
     )
     with _watched(connected, progress):
         (rows,) = connected.execute(
-            f"COPY (SELECT {values} FROM {_scan(raw, lenient)}) TO {text_of(str(target))} "
+            f"COPY (SELECT {values} FROM {_scan(raw, as_text)}) TO {text_of(str(target))} "
             "(FORMAT parquet, COMPRESSION zstd)"
         ).fetchone() or (0,)
     with target.open("rb") as file:
@@ -118,10 +130,12 @@ def _copy(
     return int(rows)
 
 
-def _value(raw: Raw, place: int, kind: str, lenient: Collection[int]) -> str:
-    if kind == "DOUBLE" and place not in lenient:
-        return f"c{place}"  # DuckDB's own reader is the fastest, and refuses what is no number
-    return typed.read(f"c{place}", kind, "VARCHAR", table=raw.table, place=place)
+def _value(raw: Raw, place: int, kind: str, as_text: Collection[int]) -> str:
+    if place in as_text:
+        return typed.read(f"c{place}", kind, "VARCHAR", table=raw.table, place=place)
+    if kind == "DOUBLE":
+        return f"c{place}"
+    return typed.read_usual(f"c{place}", kind, table=raw.table, place=place)
 
 
 def _unreadable(raw: Raw, connected: Connection, measured: Collection[int]) -> dict[str, int]:
@@ -129,18 +143,26 @@ def _unreadable(raw: Raw, connected: Connection, measured: Collection[int]) -> d
     counts = ", ".join(
         f"count(*) FILTER ({typed.cell(f'c{place}', 'DOUBLE', 'VARCHAR').bad})" for place in names
     )
-    found = connected.execute(f"SELECT {counts} FROM {_scan(raw, measured)}").fetchone() or ()
+    found = connected.execute(f"SELECT {counts} FROM {_scan(raw)}").fetchone() or ()
     return {name: n for name, n in zip(names.values(), found, strict=True) if n}
 
 
-def _scan(raw: Raw, lenient: Collection[int]) -> str:
-    """The file as a relation with columns c0, c1, …; those not wanted are not even converted."""
-    # times and whole numbers are read as text, since DuckDB drops an offset and rounds 7.5
-    measured = {
-        place for _, place, kind in raw.columns if kind == "DOUBLE" and place not in lenient
-    }
-    columns = {f"c{i}": "DOUBLE" if i in measured else "VARCHAR" for i in range(raw.width)}
-    return csv_source(raw.path, columns=columns, delimiter=raw.delimiter, null=("", " "))
+def _scan(raw: Raw, as_text: Collection[int] | None = None) -> str:
+    """The file as a relation with columns c0, c1, …; those not wanted are not even converted.
+
+    DuckDB's own reader is the fastest, and refuses what it cannot read.
+    """
+    columns = {f"c{i}": "VARCHAR" for i in range(raw.width)}
+    if as_text is not None:
+        given = {"DOUBLE": "DOUBLE", **typed.USUAL}
+        columns |= {f"c{i}": given[kind] for _, i, kind in raw.columns if i not in as_text}
+    return csv_source(
+        raw.path,
+        columns=columns,
+        delimiter=raw.delimiter,
+        null=("", " "),
+        times=typed.USUAL_TIMES,
+    )
 
 
 @contextmanager
@@ -168,7 +190,7 @@ def _explained(error: Exception, raw: Raw, source: Source, connected: Connection
     """Say in our words what DuckDB said, without the line itself, which is a patient's."""
     if isinstance(error, duckdb.Error) and (at := typed.refused(error)):
         name, place, kind = next(column for column in raw.columns if column[1] == at[1])
-        what = typed.complaint(connected, _scan(raw, ()), name, f"c{place}", kind, "VARCHAR")
+        what = typed.complaint(connected, _scan(raw), name, f"c{place}", kind, "VARCHAR")
         return ValueError(f"{raw.place}, {what}. Get the file again: {source.page}")
     found = fault(error)
     if found.kind == "gzip":

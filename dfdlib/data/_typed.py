@@ -18,6 +18,11 @@ _FORMATS = ", ".join(
     text_of(f"%Y-%m-%d{clock}")
     for clock in (" %H:%M:%S", "", " %H:%M", "T%H:%M:%S", " %H:%M:%S.%f", "T%H:%M:%S.%f", "T%H:%M")
 )
+#: How nearly all cells of a file are read: what DuckDB's own reader is told that they are, and in
+#: which formats it reads times. It refuses every other format, and of whole numbers as DOUBLE no
+#: fraction is lost. Three times faster than text.
+USUAL = {"INTEGER": "DOUBLE", "TIMESTAMP": "TIMESTAMP", "DATE": "DATE"}
+USUAL_TIMES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
 _YEARS = "BETWEEN TIMESTAMP '1900-01-02' AND TIMESTAMP '2400-01-01'"
 _MINUTE = {"s": 60, "ms": 60_000, "us": 60_000_000, "ns": 60_000_000_000}
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
@@ -114,9 +119,10 @@ def _of_text(column: str, kind: str) -> Cell:
         finite = f"CASE WHEN isfinite({value}) THEN {value} END"
         return Cell(finite, f"{there} AND trim({column}) <> '' AND ({finite}) IS NULL")
     bad = f"{value} IS NULL"
-    if kind == "INTEGER":  # DuckDB would round, and reads 1e-1 too
+    if kind == "INTEGER":  # DuckDB would round, and reads 1e-1 and 1E-1 too
         lost = f"TRY_CAST(trim({column}) AS DOUBLE) <> {value}"
-        bad = f"({bad} OR ((contains({column}, '.') OR contains({column}, 'e')) AND {lost}))"
+        signs = " OR ".join(f"contains({column}, '{sign}')" for sign in ".eE")
+        bad = f"({bad} OR (({signs}) AND {lost}))"
     return Cell(value, f"{there} AND trim({column}) <> '' AND {bad}")
 
 
@@ -137,6 +143,27 @@ def read(column: str, kind: str, given: str, *, table: str, place: int) -> str:
         return value
     refused = f"CAST(error('dfdlib cannot read {table}.{place}') AS {kind})"
     return f"CASE WHEN {bad} THEN {refused} ELSE {value} END"
+
+
+def read_usual(column: str, kind: str, *, table: str, place: int) -> str:
+    """Write the SQL of a column's cells that were read as `USUAL` says; it fails at other cells.
+
+    Where it fails the file has to be read as text: its cells may be fine, but are not usual.
+
+    Args:
+        column: the column, quoted.
+        kind: the type that was declared.
+        table: of which table it is, to be named when it fails.
+        place: which column of those declared it is.
+    """
+    fine = f"{column} {_YEARS}"
+    if kind == "INTEGER":  # what is no number, and what is infinite, lies outside
+        fine = f"{column} = trunc({column}) AND {column} BETWEEN -2147483648 AND 2147483647"
+    unusual = f"error('dfdlib cannot read {table}.{place}')"
+    return (
+        f"CASE WHEN {fine} THEN CAST({column} AS {kind}) "
+        f"WHEN {column} IS NOT NULL THEN CAST({unusual} AS {kind}) END"
+    )
 
 
 def refused(error: duckdb.Error) -> tuple[str, int] | None:

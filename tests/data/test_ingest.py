@@ -219,6 +219,44 @@ def test_text_among_measurements_becomes_null_and_is_counted(eicu, raw, tmp_path
     assert (got["wbc"] == frame["wbc"].astype(float)).all()
 
 
+LABS = "subject_id,hadm_id,itemid,charttime,storetime,value,valuenum,valueuom,flag\n"
+USUAL = "1,2,3,2150-01-01 08:00:00,2150-01-01 09:00:00,x,1.5,mg,abnormal\n"
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        ("1,2.0,3,2150-01-01 08:00:00,2150-01-01 09:00:00,x,1,,", (2, "08:00:00", 1)),
+        ("1,0x10,3,2150-01-01 08:00:00,2150-01-01 09:00:00,x,1,,", (16, "08:00:00", 1)),
+        ("1, 7 ,3,2150-01-01T08:00,2150-01-01 09:00:00,x,1,,", (7, "08:00:00", 1)),
+        ("1,,3,2150-01-01 08:00:00.5,2150-01-01,x,<1,,", (None, "08:00:00.500000", None)),
+        ("1,1e3,3,,2150-01-01 09:00:00,x,<1,,", (1000, None, None)),
+    ],
+)
+def test_cells_in_another_writing_are_read_as_all_others_are(tmp_path, cells, read):
+    (tmp_path / "labevents.csv").write_text(LABS + USUAL + cells + "\n" + USUAL)
+    done = ingest("mimic_iv", tmp_path, tmp_path / "out", tables=["labevents"], threads=1)
+    found = pd.read_parquet(tmp_path / "out" / "labevents.parquet")
+    usual = {"hadm_id": 2, "charttime": pd.Timestamp("2150-01-01 08:00"), "valuenum": 1.5}
+    assert found.loc[[0, 2], list(usual)].to_dict("records") == [usual, usual]
+    row = found.loc[1].astype(object).where(found.loc[1].notna(), None)
+    clock = None if row["charttime"] is None else str(row["charttime"].time())
+    assert (row["hadm_id"], clock, row["valuenum"]) == read
+    assert done["tables"]["labevents"]["unreadable"] == ({} if read[2] else {"valuenum": 1})
+
+
+@pytest.mark.parametrize(
+    "cell", ["2.5", "1e-1", "1E-1", "nan", "inf", "2147483648", "2147483647.5"]
+)
+def test_what_is_no_whole_number_is_refused_beside_text_among_measurements(tmp_path, cell):
+    wrong = USUAL.replace(",2,", f",{cell},", 1)
+    text = USUAL.replace(",1.5,", ",<1,")
+    (tmp_path / "labevents.csv").write_text(LABS + USUAL + text + wrong)
+    with pytest.raises(ValueError, match=r"^labevents.csv, line 4: hadm_id holds .* where a whole"):
+        ingest("mimic_iv", tmp_path, tmp_path / "out", tables=["labevents"], threads=1)
+    assert left(tmp_path / "out") == []
+
+
 def test_patterns_stand_for_columns_that_are_not_declared_by_name(raw, tmp_path, monkeypatch):
     declared = {"RID": "INTEGER", "EXAMDATE_PET": "DATE", "*_PET": "DOUBLE", "st[0-9]*": "DOUBLE"}
     monkeypatch.setitem(_tables.TABLES, "adni", {"visits": declared})
