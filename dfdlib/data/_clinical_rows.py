@@ -83,17 +83,17 @@ def _bounded(feature: Feature) -> str:
 
 
 def _codes(extract: Extract, modality: Codes, n: int) -> Ragged:
-    # rows that stand in a table twice count once
-    events = " UNION ALL ".join(
-        f"SELECT DISTINCT u.position, {event.time} AS t, {event.word} AS word, "
-        f"{event.alike or 'NULL'} AS alike {_from(event)}"
-        for event in modality.events
-    )
     extract.run(
-        f"CREATE OR REPLACE TEMP TABLE event AS SELECT * FROM ({events}) "
-        "WHERE t IS NOT NULL AND word IS NOT NULL"
+        "CREATE OR REPLACE TEMP TABLE event "
+        "(position BIGINT, t DOUBLE, word VARCHAR, alike VARCHAR)"
     )
     for event in modality.events:
+        _look(extract, event, {"word": event.word, "alike": event.alike or "NULL"})
+        # rows that stand in a table twice count once
+        extract.run(
+            "INSERT INTO event SELECT DISTINCT position, t, word, alike FROM seen "
+            f"WHERE {_ENTERS} AND t IS NOT NULL AND word IS NOT NULL"
+        )
         _tell_rows(extract, event)
     _tell_spellings(extract)
     words = pd.DataFrame(extract.fetch("SELECT DISTINCT word FROM event"))
@@ -102,7 +102,7 @@ def _codes(extract: Extract, modality: Codes, n: int) -> Ragged:
     found = extract.fetch(
         "SELECT position, code FROM event JOIN numbered USING (word) ORDER BY position, t, word"
     )
-    extract.run("DROP TABLE event")
+    extract.run("DROP TABLE event; DROP TABLE seen")
     known = dict(zip(words["code"].tolist(), words["word"].tolist(), strict=True))
     return ragged(found["position"], found["code"].astype(np.int64), n, known)
 
@@ -117,47 +117,44 @@ def _series(extract: Extract, modality: Series, n: int) -> Ragged:
         }
     )
     extract.register("item", names.astype({"name": object, "unit": object, "flag": "int32"}))
+    _look(extract, event, {"value": event.value, "flag": event.flag})
     other = _other_units(extract, event, _tell_rows(extract, event))
+    value, flag = ("unnest(value)", "unnest(flag)") if event.several else ("value", "flag")
     found = extract.fetch(
-        f"SELECT * FROM (SELECT DISTINCT u.position, {event.time} AS t, {event.value} AS value, "
-        f"{event.flag} AS flag {_from(event)} AND NOT ({other})) WHERE t IS NOT NULL AND "
-        "isfinite(value) AND flag IS NOT NULL ORDER BY position, t, flag, value"
+        f"SELECT * FROM (SELECT DISTINCT position, t, {value} AS value, {flag} AS flag FROM seen "
+        f"WHERE {_ENTERS} AND NOT ({other})) WHERE t IS NOT NULL AND isfinite(value) "
+        "AND flag IS NOT NULL ORDER BY position, t, flag, value"
     )
+    extract.run("DROP TABLE seen")
     columns = [found[name].astype(np.float32) for name in ("t", "value", "flag")]
     return ragged(found["position"], np.column_stack(columns), n, dict(enumerate(modality.units)))
 
 
-def _from(event: Events) -> str:
-    """Whose events, and which: those that were recorded by the cut of their row."""
-    # the last test follows from the one before, and can be made before the join: a third less time
-    return (
-        f"FROM {event.source} JOIN {_UNIT} ON {event.key} = u.id "
-        f"WHERE ({event.where}) AND {_theirs(event)} AND ({event.recorded}) <= u.cut "
-        f"AND ({event.recorded}) <= (SELECT max(cut) FROM unit)"
-    )
+# What is told of each row of a table: the places of these are those of the bits of `told`.
+_TOLD = (
+    *("enters", "nobody", "unknown", "other", "kept", "timeless", "late", "after", "before"),
+    *("unread", "respelt", "values"),
+)
+_ENTERS = f"told & {1 << _TOLD.index('enters')} <> 0"
 
 
-def _theirs(event: Events) -> str:
-    """Whether a row names the same patient as its stay does, where it names one."""
-    return f"(({event.owner} = u.patient) IS NOT FALSE)" if event.owner else "true"
+def _look(extract: Extract, event: Events, columns: dict[str, str]) -> None:
+    """Read the rows of a table, once, into a table `seen`: what is told of each, and what enters.
 
+    What was recorded after the cut of its row does not enter.
 
-# ---------------------------------------------------------------- what is said of the rows
-
-
-def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
-    """Count the rows of a table that cannot enter, and say it; and where nearly none is in time.
-
-    Returns:
-        One row per item and unit, with the number of values.
+    Args:
+        extract: with the table.
+        event: which rows.
+        columns: what is read of those that enter, as SQL.
     """
-    item, unit = event.item or "NULL", _plain_unit(event.unit) if event.unit else "NULL"
-    matched, known = f"u.kept AND {_theirs(event)}", f"({event.recorded})"
+    theirs = f"(({event.owner} = u.patient) IS NOT FALSE)" if event.owner else "true"
+    matched, known = f"u.kept AND {theirs}", f"({event.recorded})"
     tests = {
-        "rows": "true",
+        "enters": f"{matched} AND {known} <= u.cut",
         "nobody": f"{event.key} IS NULL",
         "unknown": f"{event.key} IS NOT NULL AND u.id IS NULL",
-        "other": f"NOT {_theirs(event)}",
+        "other": f"NOT {theirs}",
         "kept": matched,
         "timeless": f"{matched} AND {known} IS NULL",
         "late": f"{matched} AND {known} > u.cut",
@@ -167,14 +164,43 @@ def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
         "respelt": event.respelt or "false",
         "values": f"({event.value}) IS NOT NULL" if event.item else "false",
     }
-    counts = ", ".join(f"count(*) FILTER ({test}) AS {name}" for name, test in tests.items())
+    told = " + ".join(
+        f"CASE WHEN {tests[name]} THEN {1 << place} ELSE 0 END"
+        for place, name in enumerate(_TOLD)
+        if tests[name] != "false"
+    )
+    read = "".join(
+        f", CASE WHEN {tests['enters']} THEN {sql} END AS {name}" for name, sql in columns.items()
+    )
+    extract.run(
+        f"CREATE OR REPLACE TEMP TABLE seen AS SELECT u.position, CAST({told} AS SMALLINT) AS told,"
+        f" CAST({event.time} AS DOUBLE) AS t, {event.item or 'NULL'} AS item, "
+        f"{event.unit or 'NULL'} AS unit{read} FROM {event.source} "
+        f"LEFT JOIN known u ON {event.key} = u.id WHERE {event.where}"
+    )
+
+
+# ---------------------------------------------------------------- what is said of the rows
+
+
+def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
+    """Count the rows in `seen` that cannot enter, and say it; and where nearly none is in time.
+
+    Returns:
+        One row per item and unit, with the number of values.
+    """
+    unit = _plain_unit("unit") if event.unit else "unit"
+    counts = ", ".join(
+        f"coalesce(sum(n) FILTER (told & {1 << place} <> 0), 0)::BIGINT AS {name}"
+        for place, name in enumerate(_TOLD)
+    )
     table = pd.DataFrame(
         extract.fetch(
-            f"SELECT {item} AS item, {unit} AS unit, {counts} FROM {event.source} "
-            f"LEFT JOIN known u ON {event.key} = u.id WHERE {event.where} GROUP BY ALL"
+            f"SELECT item, {unit} AS unit, sum(n)::BIGINT AS rows, {counts} FROM "
+            "(SELECT item, unit, told, count(*) AS n FROM seen GROUP BY ALL) GROUP BY ALL"
         )
     )
-    n = {name: int(table[name].sum()) for name in tests}
+    n = {name: int(table[name].sum()) for name in ("rows", *_TOLD)}
     place, key = extract.places(event.tables[:1]), event.key.rpartition(".")[2]
     said = [
         (n["nobody"], f"name no {key}"),
@@ -269,7 +295,7 @@ def _other_units(extract: Extract, event: Events, counts: pd.DataFrame) -> str:
         )
     if not wrong:
         return "false"
-    pair = f"concat_ws('|', {event.item}, {_plain_unit(event.unit)})"
+    pair = f"concat_ws('|', item, {_plain_unit('unit')})"
     return f"{pair} IN ({', '.join(map(text_of, wrong))})"
 
 

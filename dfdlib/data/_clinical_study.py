@@ -61,6 +61,7 @@ class Events:
         value: of a series, the number.
         flag: of a series, what the number is.
         where: which rows are meant.
+        several: of a series, whether value and flag are lists, for a row holds several numbers.
         measured: of a series, whether the value is a column, whose text can be counted.
         respelt: of a series, whether the name of the item is in other letters than expected.
         item: of a series, what is measured, whose numbers have to be in one unit.
@@ -78,6 +79,7 @@ class Events:
     value: str = ""
     flag: str = ""
     where: str = "true"
+    several: bool = False
     measured: bool = False
     respelt: str = ""
     item: str = ""

@@ -76,8 +76,10 @@ def include(extract: Extract, candidates: str, rules: Sequence[Rule], start: str
     extract.run(f"""
         CREATE OR REPLACE TEMP TABLE known AS
         SELECT id, any_value(patient) AS patient, max(cut) AS cut, min(origin) AS origin,
-            max(finished) AS finished, bool_or(broken = {len(rules)}) AS kept
-        FROM candidate WHERE id IS NOT NULL GROUP BY id
+            max(finished) AS finished, bool_or(broken = {len(rules)}) AS kept,
+            any_value(position) AS position
+        FROM candidate LEFT JOIN (SELECT id, position FROM unit) USING (id)
+        WHERE id IS NOT NULL GROUP BY id
     """)
     return flow
 

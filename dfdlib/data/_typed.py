@@ -65,7 +65,7 @@ def cell(column: str, kind: str, given: str) -> Cell:
     plain = Cell(f"CAST({column} AS {kind})", "false")
     if given == "VARCHAR" or given.startswith("ENUM"):
         return _of_text(column, kind)
-    if given == '"NULL"':
+    if given == '"NULL"' or given == kind == "INTEGER":
         return plain
     if given.startswith("DURATION[") or given == "INTERVAL":
         if kind != "INTEGER":
