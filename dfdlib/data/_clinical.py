@@ -26,7 +26,7 @@ from dfdlib.data._duckdb import (
 from dfdlib.data._ingest_files import damaged, read_header
 from dfdlib.data._ingest_sources import SOURCES
 from dfdlib.data._tables import TABLES, DatasetName
-from dfdlib.data._times import column_type
+from dfdlib.data._times import column_types
 
 # Parquet first: it is typed and ten times faster to read.
 _SUFFIXES = ((".parquet",), (".csv", ".csv.gz"))
@@ -177,12 +177,14 @@ class Extract:
             return Table(place, file, source, columns)
         source = parquet_source(file)
         try:
-            names = {name.lower(): name for name in self.columns(source)}
+            with self._explained():
+                types = column_types(self.connection, source, file)
         except ValueError:
             raise ValueError(
                 f"{place} is no parquet file, or is cut off or damaged. Ingest the raw file again: "
                 f"dfdlib data ingest {self.dataset}"
             ) from None
+        names = {name.lower(): name for name in types}
         lacking = [name for name in declared if name.lower() not in names]
         if lacking:
             raise ValueError(
@@ -191,7 +193,7 @@ class Extract:
             )
         found = []
         for name, kind in declared.items():
-            given = column_type(self.connection, source, names[name.lower()], file)
+            given = types[names[name.lower()]]
             if name in _NOT_NUMBERS and given not in ("VARCHAR", '"NULL"'):
                 raise ValueError(
                     f"{place}: {name} is stored as {given}, and its leading zeros are lost. Write "

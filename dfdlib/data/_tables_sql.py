@@ -28,7 +28,7 @@ from dfdlib.data._times import (
     Clock,
     Edge,
     Times,
-    column_type,
+    column_types,
     format_for,
     missing_word,
     read_times,
@@ -50,8 +50,9 @@ _AGES = 50 * 365.25 * 86_400_000_000  # hardly anything was recorded longer befo
 
 # Numbers that can be nothing but dates: 20240304, and seconds or less since 1970.
 _DATED = (
-    "abs({0}) >= 1e8 OR ({0} BETWEEN 18000101 AND 22001231 AND "
-    "TRY_STRPTIME(CAST(TRY_CAST({0} AS BIGINT) AS VARCHAR), '%Y%m%d') IS NOT NULL)"
+    "CASE WHEN abs({0}) >= 1e8 THEN true WHEN {0} BETWEEN 18000101 AND 22001231 "
+    "THEN TRY_STRPTIME(CAST(TRY_CAST({0} AS BIGINT) AS VARCHAR), '%Y%m%d') IS NOT NULL "
+    "ELSE false END"
 )
 
 
@@ -86,11 +87,11 @@ class Tables:
         self._types: dict[Path, dict[str, str]] = {}
         self._verified: set[Path] = set()
         self._sources: dict[Path, str] = {}
-        self._kinds: dict[tuple[Path, str], str] = {}
+        self._kinds: dict[Path, dict[str, str]] = {}
         self._places = {m.file: f"{m.where}['file']" for m in config.modalities}
         self._places[config.label_file] = "config['label']['file']"
         self._places[config.file] = "config['patients']['file']"
-        self._met: dict[Path, int] = {config.file: 1}
+        self._met: set[Path] = {config.file}
 
     def patients(self, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """Read columns of the patients' file as text, None where missing, in the file's order.
@@ -149,32 +150,35 @@ class Tables:
         self._check(modality.file, [(self.config.id, "config['patients']['id']")])
         if time is not None:
             self._check(modality.file, [(time, f"{modality.where}['time']")], times=True)
-        flag, text = self._flag_and_text(modality)
-        t, told, early = "0.0", "NULL", "TRUE"
-        source = self._sources[modality.file]
-        if time is not None:
-            source, times = self._times(modality)
-            told, t = "e.dfdlib_told", self._since_zero(times)
-            early = "TRUE" if self.config.cut is None else f"t <= {self.config.cut!r}"
-        with self._reading(modality.file):
-            self.connection.execute(f"""
-                CREATE OR REPLACE TEMP TABLE cell AS
-                SELECT position, t, flag, text, count(*) AS times,
-                    any_value(t IS NULL AND told IS NOT NULL) AS bad_time
-                FROM (
-                    SELECT r.position, {t} AS t, {flag} AS flag, {text} AS text, hash(e) AS row,
-                           {told} AS told
-                    FROM {source} e
-                    JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
-                ) WHERE text IS NOT NULL AND flag IS NOT NULL AND (t IS NULL OR {early})
-                GROUP BY position, t, flag, text, row
-            """)
+        self._look(modality)
+        if modality.item is None:
+            flag, text = f"unnest(range({len(modality.columns)}))", "unnest(text)"
+        else:
+            if not self.config.scoring:
+                self._refuse_unmeasured(modality)
+            listed = ", ".join(text_of(name) for name in modality.columns)
+            flag, text = f"list_position([{listed}], item) - 1", "text"
+        early = "TRUE"
+        if time is not None and self.config.cut is not None:
+            early = f"t IS NULL OR t <= {self.config.cut!r}"
+        theirs = f"FROM seen WHERE position IS NOT NULL AND ({early})"
+        rows, different = self._one(f"SELECT count(*), count(DISTINCT row) {theirs}")
+        if rows == different:  # nearly always; to group by text takes long
+            counted, grouped = "1 AS times, bad_time", ""
+        else:
+            counted = "count(*) AS times, any_value(bad_time) AS bad_time"
+            grouped = "GROUP BY position, t, flag, text, row"
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE cell AS SELECT position, t, flag, text, {counted} FROM "
+            f"(SELECT position, t, {flag} AS flag, {text} AS text, row, bad_time {theirs}) "
+            f"WHERE text IS NOT NULL AND flag IS NOT NULL {grouped}"
+        )
         without, twice, bad = self._one(
             "SELECT count(*) FILTER (WHERE t IS NULL), coalesce(sum(times - 1), 0), "
             "count(*) FILTER (WHERE bad_time) FROM cell"
         )
         if bad:
-            raise ValueError(self._bad_time(modality, flag, text))
+            raise ValueError(self._bad_time(modality))
         if without:
             self.notes.append(
                 f"{modality.where}: {without} values of {modality.file.name} have no {time!r} and "
@@ -185,10 +189,47 @@ class Tables:
                 f"{modality.where}: {int(twice)} values of {modality.file.name} stand there once "
                 "more, in rows that are the same in every column. Each counts once"
             )
-        self.meet(modality.file)
+        self._meet_seen(modality.file)
         if time is not None:
             self._look_at_window(modality)
+        self.connection.execute("DROP TABLE seen")
         self.connection.execute("DELETE FROM cell WHERE t IS NULL")
+
+    def _look(self, modality: ModalityConfig) -> None:
+        """Read what is needed of a modality's file, once, into a table `seen`: a row for each row.
+
+        `position` is missing where it is nobody's of the cohort, and `id` where it is somebody's.
+        """
+        time, source = modality.time, self._sources[modality.file]
+        item, text = self._item_and_text(modality)
+        t, number, bad, midnight = "0.0", "NULL", "false", "false"
+        if time is not None:
+            source, times = self._times(modality)
+            t, number = self._since_zero(times), times.number
+            bad = "t IS NULL AND told IS NOT NULL"
+            midnight = (  # a regular expression takes long
+                "CASE WHEN contains(told, '0:00') "
+                "THEN regexp_matches(told, '[T ]00?:00(:00([.]0+)?)?$') ELSE false END"
+            )
+        told = "NULL" if time is None else "e.dfdlib_told"
+        mine = "r.position IS NOT NULL"
+        with self._reading(modality.file):
+            self.connection.execute(f"""
+                CREATE OR REPLACE TEMP TABLE seen AS
+                SELECT position, id, row, t, number, {bad} AS bad_time, {midnight} AS midnight,
+                    item, text
+                FROM (
+                    SELECT r.position, CASE WHEN r.position IS NULL THEN e.dfdlib_id END AS id,
+                        e.dfdlib_row AS row, CASE WHEN {mine} THEN {t} END AS t,
+                        CASE WHEN {mine} THEN {number} END AS number, {told} AS told,
+                        {item} AS item, CASE WHEN {mine} THEN {text} END AS text
+                    FROM (
+                        SELECT *, hash(dfdlib_whole) AS dfdlib_row,
+                            {self._cell(quoted(self.config.id))} AS dfdlib_id
+                        FROM {source} dfdlib_whole
+                    ) e LEFT JOIN row_of r ON r.id = e.dfdlib_id
+                )
+            """)
 
     def meet(self, file: Path) -> None:
         """Count the rows of a file that belong to nobody in the patients' file.
@@ -201,27 +242,36 @@ class Tables:
         """
         if file in self._met:
             return
-        where, column = self._places[file], self.config.id
+        ids = f"SELECT {self._cell(quoted(self.config.id))} AS id FROM {self._sources[file]}"
         with self._reading(file):
             self.connection.execute(
-                "CREATE OR REPLACE TEMP TABLE theirs AS SELECT id, count(*) AS n FROM (SELECT "
-                f"{self._cell('e.' + quoted(column))} AS id FROM {self._sources[file]} e) "
-                "GROUP BY id"
+                "CREATE OR REPLACE TEMP TABLE seen AS SELECT r.position, "
+                "CASE WHEN r.position IS NULL THEN e.id END AS id "
+                f"FROM ({ids}) e LEFT JOIN row_of r ON r.id = e.id"
             )
-        rows, empty, found, patients = map(
+        self._meet_seen(file)
+
+    def _meet_seen(self, file: Path) -> None:
+        """Count the rows of a file whose rows stand in `seen`, as `meet` says."""
+        if file in self._met:
+            return
+        where, column = self._places[file], self.config.id
+        rows, found, patients, others = map(
             int,
             self._one(
-                "SELECT coalesce(sum(n), 0), coalesce(sum(n) FILTER (WHERE id IS NULL), 0), "
-                "coalesce(sum(n) FILTER (WHERE id IN (SELECT id FROM row_of)), 0), "
-                "count(*) FILTER (WHERE id IN (SELECT id FROM row_of)) FROM theirs"
+                "SELECT count(*), count(position), count(DISTINCT position), count(id) FROM seen"
             ),
         )
-        self._met[file] = found
+        self._met.add(file)
+        empty = rows - found - others
+        self.connection.execute(
+            "CREATE OR REPLACE TEMP TABLE theirs AS "
+            "SELECT id, count(*) AS n FROM seen WHERE id IS NOT NULL GROUP BY id"
+        )
         ours = int(self._one("SELECT count(*) FROM row_of")[0])
-        strangers = rows - empty - found
-        told = f"{strangers} of {rows} rows of {file.name} have an {column!r} that is not in "
+        told = f"{others} of {rows} rows of {file.name} have an {column!r} that is not in "
         told += self.config.file.name
-        way, alike = self._written_alike()
+        way, alike = self._written_alike() if others else ("", 0)
         if not found and not self.config.scoring:
             raise ValueError(self._no_one(file, rows, way, alike))
         if alike:
@@ -229,7 +279,7 @@ class Tables:
                 f"{where}: {told}; {alike} of them would be without {way}. Write {column!r} alike "
                 "in both files"
             )
-        elif strangers and ours >= 20 and max(found / rows, patients / ours) < _SMALL:
+        elif others and ours >= 20 and max(found / rows, patients / ours) < _SMALL:
             self.notes.append(
                 f"{where}: {told}, and {patients} of {ours} have a row there. Are both files of "
                 "one extract?"
@@ -242,13 +292,12 @@ class Tables:
 
     def _written_alike(self) -> tuple[str, int]:
         """How ids of two files differ in writing, and how many rows have such an id."""
-        stranger = "id IS NOT NULL AND id NOT IN (SELECT id FROM row_of)"
         whole = "{}"
         for form in _WAYS.values():
             whole = form.format(whole)
         forms = {**_WAYS, "differences in writing (zeros, case, blanks)": whole}
         counts = ", ".join(
-            f"coalesce(sum(n) FILTER (WHERE {stranger} AND {form.format('id')} IN "
+            f"coalesce(sum(n) FILTER (WHERE {form.format('id')} IN "
             f"(SELECT {form.format('id')} FROM row_of)), 0)"
             for form in forms.values()
         )
@@ -274,36 +323,30 @@ class Tables:
         """Run a query; one array per column."""
         return self.connection.execute(query).fetchnumpy()
 
-    def _flag_and_text(self, modality: ModalityConfig) -> tuple[str, str]:
-        """The expressions of what a cell is, and of what it holds."""
+    def _item_and_text(self, modality: ModalityConfig) -> tuple[str, str]:
+        """The expressions of what was measured, and of its value; without items, of all columns."""
         if modality.item is None:
             names = [(name, modality.at(i)) for i, name in enumerate(modality.columns)]
             self._check(modality.file, names)
             cells = ", ".join(self._cell(f"e.{quoted(name)}") for name in modality.columns)
-            return f"unnest(range({len(names)}))", f"unnest([{cells}])"
+            return "NULL", f"[{cells}]"
         keys = [(modality.item, "item"), (str(modality.value), "value")]
         self._check(modality.file, [(name, f"{modality.where}[{key!r}]") for name, key in keys])
         item, value = (self._cell(f"e.{quoted(name)}") for name, _ in keys)
-        if not self.config.scoring:
-            self._refuse_unmeasured(modality, item)
-        listed = ", ".join(text_of(name) for name in modality.columns)
-        return f"list_position([{listed}], {item}) - 1", value
+        return item, value
 
-    def _refuse_unmeasured(self, modality: ModalityConfig, item: str) -> None:
+    def _refuse_unmeasured(self, modality: ModalityConfig) -> None:
         """Refuse an item that the file never holds; others are shown where ten ids have them."""
-        with self._reading(modality.file):
-            rows = f"FROM {self._sources[modality.file]} e"
-            found = self.fetch(f"SELECT DISTINCT {item} AS item {rows}")
-            known = {str(name) for name in found["item"] if isinstance(name, str)}
-            absent = [(i, name) for i, name in enumerate(modality.columns) if name not in known]
-            self._tell_of_spelling(modality, known)
-            if not absent:
-                return
-            ids = self._cell(f"e.{quoted(self.config.id)}")
-            common = self.fetch(
-                f"SELECT item FROM (SELECT {item} AS item, {ids} AS id {rows}) WHERE item IS NOT "
-                "NULL GROUP BY item HAVING count(DISTINCT id) >= 10 ORDER BY item"
-            )["item"]
+        found = self.fetch("SELECT DISTINCT item FROM seen")
+        known = {str(name) for name in found["item"] if isinstance(name, str)}
+        absent = [(i, name) for i, name in enumerate(modality.columns) if name not in known]
+        self._tell_of_spelling(modality, known)
+        if not absent:
+            return
+        common = self.fetch(
+            "SELECT item FROM seen WHERE item IS NOT NULL GROUP BY item "
+            "HAVING count(DISTINCT position) + count(DISTINCT id) >= 10 ORDER BY item"
+        )["item"]
         i, name = absent[0]
         near = get_close_matches(name.casefold(), [word.casefold() for word in known], n=1)
         hint = [word for word in known if near and word.casefold() == near[0]]
@@ -406,11 +449,9 @@ class Tables:
         )
 
     def _kind(self, file: Path, column: str) -> str:
-        if (file, column) not in self._kinds:
-            self._kinds[file, column] = column_type(
-                self.connection, self._sources[file], column, file
-            )
-        return self._kinds[file, column]
+        if file not in self._kinds:
+            self._kinds[file] = column_types(self.connection, self._sources[file], file)
+        return self._kinds[file][column]
 
     def _clock(self, clock: Clock, file: Path, column: str) -> Clock:
         """What is declared of a column, or else of all; types say more than formats of all."""
@@ -470,19 +511,24 @@ class Tables:
             f"{self._unit}, {times.duration} / {self._unit}, {plain})"
         )
 
-    def _bad_time(self, modality: ModalityConfig, flag: str, text: str) -> str:
+    def _bad_time(self, modality: ModalityConfig) -> str:
         """Say what is wrong with the first time that cannot be read, in which row."""
         source, times = self._times(modality)
         where, file = f"{modality.where}['time']", modality.file
+        item, text = self._item_and_text(modality)
+        holds = f"list_any_value({text}) IS NOT NULL"
+        if modality.item is not None:
+            listed = ", ".join(text_of(name) for name in modality.columns)
+            holds = f"{text} IS NOT NULL AND {item} IN ({listed})"
         rows = f"(SELECT *, row_number() OVER () AS dfdlib_row FROM {source})"
         self.connection.execute("SET preserve_insertion_order = true")
         row, cell, moment, zoned = self._one(f"""
             SELECT dfdlib_row, told, moment, zoned FROM (
-                SELECT dfdlib_row, e.dfdlib_told AS told, {flag} AS flag, {text} AS text,
+                SELECT dfdlib_row, e.dfdlib_told AS told, {holds} AS holds,
                     {self._since_zero(times)} AS t, {times.moment} AS moment, {times.zoned} AS zoned
                 FROM {rows} e
                 JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
-            ) WHERE t IS NULL AND told IS NOT NULL AND text IS NOT NULL AND flag IS NOT NULL
+            ) WHERE t IS NULL AND told IS NOT NULL AND holds
             ORDER BY dfdlib_row LIMIT 1
         """)
         start = f"{where}: row {row} of {file.name}"
@@ -524,27 +570,19 @@ class Tables:
 
     def _look_at_window(self, modality: ModalityConfig) -> None:
         """Refuse dates written as numbers, and say where nearly all rows lie outside the window."""
-        source, times = self._times(modality)
         file, cut = modality.file, self.config.cut
         late = "false" if cut is None else f"t > {cut!r}"
-        with self._reading(file):
-            rows, outside, dated, numbers, midnight, inside = self._one(f"""
-                SELECT coalesce(sum(n), 0), coalesce(sum(n - inside), 0), coalesce(sum(dated), 0),
-                    coalesce(sum(numbers), 0), coalesce(sum(midnight), 0),
-                    coalesce(median(inside), 0)
-                FROM (
-                    SELECT position, count(*) AS n,
-                        count(*) FILTER (NOT ({late} OR abs(t) > {_AGES / self._unit})) AS inside,
-                        count(*) FILTER ({_DATED.format("number")}) AS dated,
-                        count(number) AS numbers, count(*) FILTER (midnight) AS midnight
-                    FROM (
-                        SELECT r.position, {self._since_zero(times)} AS t, {times.number} AS number,
-                            regexp_matches(e.dfdlib_told, '[T ]00?:00(:00([.]0+)?)?$') AS midnight
-                        FROM {source} e
-                        JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
-                    ) WHERE t IS NOT NULL GROUP BY position
-                )
-            """)
+        rows, outside, dated, numbers, midnight, inside = self._one(f"""
+            SELECT coalesce(sum(n), 0), coalesce(sum(n - inside), 0), coalesce(sum(dated), 0),
+                coalesce(sum(numbers), 0), coalesce(sum(midnight), 0), coalesce(median(inside), 0)
+            FROM (
+                SELECT position, count(*) AS n,
+                    count(*) FILTER (NOT ({late} OR abs(t) > {_AGES / self._unit})) AS inside,
+                    count(*) FILTER ({_DATED.format("number")}) AS dated,
+                    count(number) AS numbers, count(*) FILTER (midnight) AS midnight
+                FROM seen WHERE position IS NOT NULL AND t IS NOT NULL GROUP BY position
+            )
+        """)
         declared = self._clock(modality.clock, file, str(modality.time)).format
         if numbers and dated == numbers and "number" not in (declared, self._declared):
             raise ValueError(

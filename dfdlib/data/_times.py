@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dfdlib.data._duckdb import quoted, text_of
+from dfdlib.data._duckdb import text_of
 from dfdlib.data._shapes import shape_of
 from dfdlib.data._tables_files import number
 from dfdlib.data._validate import unknown
@@ -100,25 +100,23 @@ class Times:
     duration: str = "CAST(NULL AS BIGINT)"
 
 
-def column_type(connection: Any, source: str, column: str, file: Path) -> str:
-    """Name the type of a column as DuckDB does, but as Arrow wrote it where DuckDB cannot know.
+def column_types(connection: Any, source: str, file: Path) -> dict[str, str]:
+    """Name the types of columns as DuckDB does, but as Arrow wrote them where it cannot know.
 
     DuckDB reads an Arrow duration as whole numbers.
 
     Args:
         connection: Of DuckDB.
         source: What stands behind FROM.
-        column: Its name.
         file: The file that is read.
     """
-    described = connection.execute(f"DESCRIBE SELECT {quoted(column)} FROM {source}").fetchall()
-    kind = str(described[0][1])
-    if not file.name.lower().endswith(".parquet"):
-        return kind
-    stored = pq.read_schema(file).field(column).type
-    if pa.types.is_duration(stored):
-        return f"DURATION[{stored.unit}]"
-    return kind
+    described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    types = {str(row[0]): str(row[1]) for row in described}
+    if file.name.lower().endswith(".parquet"):
+        for field in pq.read_schema(file):
+            if pa.types.is_duration(field.type):
+                types[field.name] = f"DURATION[{field.type.unit}]"
+    return types
 
 
 def read_times(
@@ -129,7 +127,7 @@ def read_times(
     Args:
         column: The column, quoted.
         cell: The column as text, trimmed, NULL where it is missing.
-        kind: Its type, from `column_type`.
+        kind: Its type, from `column_types`.
         clock: What was declared of it.
         edge: Which moment counts where a cell may mean several.
 
