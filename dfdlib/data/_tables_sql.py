@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,6 @@ from dfdlib.data._times import (
     Times,
     column_types,
     format_for,
-    missing_word,
     read_times,
     shape,
 )
@@ -205,13 +205,16 @@ class Tables:
         t, number, bad, midnight = "0.0", "NULL", "false", "false"
         if time is not None:
             source, times = self._times(modality)
-            t, number = self._since_zero(times), times.number
+            if not self._stamped or times.moment == Times.moment:
+                number = times.number  # else what is a number is no time
+            times = replace(times, number="dfdlib_e.dfdlib_number")
+            t = self._since_zero(times)
             bad = "t IS NULL AND told IS NOT NULL"
             midnight = (  # a regular expression takes long
                 "CASE WHEN contains(told, '0:00') "
                 "THEN regexp_matches(told, '[T ]00?:00(:00([.]0+)?)?$') ELSE false END"
             )
-        told = "NULL" if time is None else "e.dfdlib_told"
+        told = "NULL" if time is None else "dfdlib_e.dfdlib_told"
         mine = "r.position IS NOT NULL"
         with self._reading(modality.file):
             self.connection.execute(f"""
@@ -219,15 +222,17 @@ class Tables:
                 SELECT position, id, row, t, number, {bad} AS bad_time, {midnight} AS midnight,
                     item, text
                 FROM (
-                    SELECT r.position, CASE WHEN r.position IS NULL THEN e.dfdlib_id END AS id,
-                        e.dfdlib_row AS row, CASE WHEN {mine} THEN {t} END AS t,
-                        CASE WHEN {mine} THEN {number} END AS number, {told} AS told,
+                    SELECT r.position,
+                        CASE WHEN r.position IS NULL THEN dfdlib_e.dfdlib_id END AS id,
+                        dfdlib_e.dfdlib_row AS row, CASE WHEN {mine} THEN {t} END AS t,
+                        CASE WHEN {mine} THEN dfdlib_e.dfdlib_number END AS number, {told} AS told,
                         {item} AS item, CASE WHEN {mine} THEN {text} END AS text
                     FROM (
-                        SELECT *, hash(dfdlib_whole) AS dfdlib_row,
-                            {self._cell(quoted(self.config.id))} AS dfdlib_id
-                        FROM {source} dfdlib_whole
-                    ) e LEFT JOIN row_of r ON r.id = e.dfdlib_id
+                        SELECT *, hash(dfdlib_e) AS dfdlib_row,
+                            {self._cell(quoted(self.config.id))} AS dfdlib_id,
+                            {number} AS dfdlib_number
+                        FROM {source} dfdlib_e
+                    ) dfdlib_e LEFT JOIN row_of r ON r.id = dfdlib_e.dfdlib_id
                 )
             """)
 
@@ -246,8 +251,8 @@ class Tables:
         with self._reading(file):
             self.connection.execute(
                 "CREATE OR REPLACE TEMP TABLE seen AS SELECT r.position, "
-                "CASE WHEN r.position IS NULL THEN e.id END AS id "
-                f"FROM ({ids}) e LEFT JOIN row_of r ON r.id = e.id"
+                "CASE WHEN r.position IS NULL THEN dfdlib_e.id END AS id "
+                f"FROM ({ids}) dfdlib_e LEFT JOIN row_of r ON r.id = dfdlib_e.id"
             )
         self._meet_seen(file)
 
@@ -328,11 +333,11 @@ class Tables:
         if modality.item is None:
             names = [(name, modality.at(i)) for i, name in enumerate(modality.columns)]
             self._check(modality.file, names)
-            cells = ", ".join(self._cell(f"e.{quoted(name)}") for name in modality.columns)
+            cells = ", ".join(self._cell(f"dfdlib_e.{quoted(name)}") for name in modality.columns)
             return "NULL", f"[{cells}]"
         keys = [(modality.item, "item"), (str(modality.value), "value")]
         self._check(modality.file, [(name, f"{modality.where}[{key!r}]") for name, key in keys])
-        item, value = (self._cell(f"e.{quoted(name)}") for name, _ in keys)
+        item, value = (self._cell(f"dfdlib_e.{quoted(name)}") for name, _ in keys)
         return item, value
 
     def _refuse_unmeasured(self, modality: ModalityConfig) -> None:
@@ -388,7 +393,7 @@ class Tables:
             read = self.fetch(
                 f"SELECT dfdlib_told AS text, {times.moment} AS moment, {times.zoned} AS zoned, "
                 f"{times.number} AS number, {times.duration} / {self._unit} AS duration FROM "
-                f"(SELECT {column}, {missing_word(self._cell(column))} AS dfdlib_told FROM "
+                f"(SELECT {column}, {self._cell(column, timely=True)} AS dfdlib_told FROM "
                 f"{self._sources[file]})"
             )
         texts = np.ma.asarray(read["text"]).tolist()  # None where there is none
@@ -478,14 +483,14 @@ class Tables:
         assert modality.time is not None
         column = quoted(modality.time)
         source = (
-            f"(SELECT *, {missing_word(self._cell(column))} AS dfdlib_told "
+            f"(SELECT *, {self._cell(column, timely=True)} AS dfdlib_told "
             f"FROM {self._sources[modality.file]})"
         )
         return source, self._read(
             modality.file,
             modality.time,
-            f"e.{column}",
-            "e.dfdlib_told",
+            f"dfdlib_e.{column}",
+            "dfdlib_e.dfdlib_told",
             modality.clock,
             f"{modality.where}['time']",
             edge="last",
@@ -524,10 +529,10 @@ class Tables:
         self.connection.execute("SET preserve_insertion_order = true")
         row, cell, moment, zoned = self._one(f"""
             SELECT dfdlib_row, told, moment, zoned FROM (
-                SELECT dfdlib_row, e.dfdlib_told AS told, {holds} AS holds,
+                SELECT dfdlib_row, dfdlib_e.dfdlib_told AS told, {holds} AS holds,
                     {self._since_zero(times)} AS t, {times.moment} AS moment, {times.zoned} AS zoned
-                FROM {rows} e
-                JOIN row_of r ON r.id = {self._cell("e." + quoted(self.config.id))}
+                FROM {rows} dfdlib_e
+                JOIN row_of r ON r.id = {self._cell("dfdlib_e." + quoted(self.config.id))}
             ) WHERE t IS NULL AND told IS NOT NULL AND holds
             ORDER BY dfdlib_row LIMIT 1
         """)
@@ -679,11 +684,14 @@ class Tables:
                 self._sources[file], self._types[file] = open_file(file, self.connection)
         return self._types[file]
 
-    def _cell(self, column: str) -> str:
-        """The expression of a cell as text, NULL where it is empty or stands for missing."""
+    def _cell(self, column: str, *, timely: bool = False) -> str:
+        """The expression of a cell as text, NULL where it is empty or stands for missing.
+
+        Among times "NaT" does too, as pandas writes that there is none.
+        """
         text = f"nullif(bare(CAST({column} AS VARCHAR)), '')"
         numbers = [repr(float(word)) for word in self.config.missing if is_number(word)]
-        tests = [f"lower({text}) = 'nan'"]
+        tests = [f"lower({text}) IN ('nan', 'nat')" if timely else f"lower({text}) = 'nan'"]
         if self.config.missing:
             tests.append(f"{text} IN ({', '.join(map(text_of, self.config.missing))})")
         if numbers:  # -999.0 is missing too where -999 is

@@ -167,11 +167,6 @@ def read_times(
     return _placed(*_pattern(cell, clock.format, edge), clock, edge)
 
 
-def missing_word(cell: str) -> str:
-    """A cell of a column of times, NULL too where pandas wrote that there is none."""
-    return f"(CASE WHEN upper({cell}) <> 'NAT' THEN {cell} END)"
-
-
 def _typed(column: str, kind: str, edge: Edge) -> dict[str, str] | None:
     """What a column is by its type alone; None for text and numbers."""
     if kind.startswith("DURATION["):
@@ -229,7 +224,7 @@ def _iso(cell: str, text: str, clock: Clock, edge: Edge) -> tuple[str, str]:
         plain, wall = _in_zone(plain, clock.zone, edge), _in_zone(wall, clock.zone, edge)
     told = f"CASE WHEN {usual} THEN {plain} WHEN {naive} THEN {wall} WHEN {zoned} THEN {moment} END"
     # of what was read as a time, a sign or a letter behind the first colon is an offset
-    offset = f"NOT {usual} AND regexp_matches({text}, ':.*([-+]|[A-Z]$)')"
+    offset = f"CASE WHEN {usual} THEN false ELSE regexp_matches({text}, ':.*([-+]|[A-Z]$)') END"
     return told, "true" if clock.zone is not None else f"({offset})"
 
 
