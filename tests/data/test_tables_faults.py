@@ -347,7 +347,7 @@ def flipped(text, old, new):
     return bytes(packed)
 
 
-PACKED = gzip.compress(b"id\tv\n1\t20\n2\t30\n")
+PACKED = gzip.compress(b"id\tv\n1\t20\n2\t30\n", mtime=0)
 
 
 @pytest.mark.parametrize("suffix", [".csv.gz", ".tsv.gz", ".txt.gz", ".CSV.GZ"])
@@ -362,6 +362,7 @@ PACKED = gzip.compress(b"id\tv\n1\t20\n2\t30\n")
         (b"id\tv\n1\t20\n2\t30\n", "it is cut off, damaged, or no gzip file"),
         (b"", "it is empty"),
     ],
+    ids=["flipped", "length", "cut off", "followed", "two, one cut off", "text", "empty"],
 )
 def test_a_damaged_gzip_file_is_refused(tmp_path, monkeypatch, suffix, content, expected):
     """As the patients' file, as that of values, and as that of labels."""
@@ -797,7 +798,10 @@ def test_a_duration_of_parquet_is_no_number(tmp_path, unit, where):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (gzip.compress(b"id,age\n1,50\n"), "compressed, so its name has to end in .csv.gz"),
+        (
+            gzip.compress(b"id,age\n1,50\n", mtime=0),
+            "compressed, so its name has to end in .csv.gz",
+        ),
         (b"PK\x03\x04" + b"\x00" * 40, "a zip file or a workbook of Excel"),
         (b"PAR1" + b"\x00" * 40, "parquet, so its name has to end in .parquet"),
     ],
