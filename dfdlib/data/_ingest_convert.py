@@ -83,16 +83,18 @@ def convert(
     try:
         with verified(raw.path):
             while True:
-                as_text = _as_text(raw, usual=usual, lenient=lenient)
+                slowly = {p for _, p, _ in raw.columns if (lenient if p in measured else not usual)}
                 try:
-                    rows = _copy(raw, target, connected, progress, as_text=as_text)
+                    rows = _copy(raw, target, connected, progress, slowly=slowly)
                     return rows, _unreadable(raw, connected, measured) if lenient else {}
                 except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
-                    converted = isinstance(error, duckdb.ConversionException)
-                    of_measured = fault(error).column in {f"c{place}" for place in measured}
-                    if converted and of_measured and not lenient:
+                    at = typed.refused(error)
+                    if at is None and not isinstance(error, duckdb.ConversionException):
+                        raise
+                    column = f"c{at[1]}" if at else fault(error).column
+                    if column in {f"c{place}" for place in measured} and not lenient:
                         lenient = True
-                    elif usual and (converted or typed.refused(error)):
+                    elif usual:
                         usual = False
                     else:
                         raise
@@ -104,25 +106,15 @@ def convert(
         raise
 
 
-def _as_text(raw: Raw, *, usual: bool, lenient: bool) -> set[int]:
-    """Which columns are read as text first."""
-    return {
-        place
-        for _, place, kind in raw.columns
-        if not ((kind == "DOUBLE" and not lenient) or (kind in typed.USUAL and usual))
-    }
-
-
 def _copy(
-    raw: Raw, target: Path, connected: Connection, progress: Progress, *, as_text: Collection[int]
+    raw: Raw, target: Path, connected: Connection, progress: Progress, *, slowly: Collection[int]
 ) -> int:
     values = ", ".join(
-        f"{_value(raw, place, kind, as_text)} AS {quoted(name)}"
-        for name, place, kind in raw.columns
+        f"{_value(raw, place, kind, slowly)} AS {quoted(name)}" for name, place, kind in raw.columns
     )
     with _watched(connected, progress):
         (rows,) = connected.execute(
-            f"COPY (SELECT {values} FROM {_scan(raw, as_text)}) TO {text_of(str(target))} "
+            f"COPY (SELECT {values} FROM {_scan(raw, slowly)}) TO {text_of(str(target))} "
             "(FORMAT parquet, COMPRESSION zstd)"
         ).fetchone() or (0,)
     with target.open("rb") as file:
@@ -130,11 +122,9 @@ def _copy(
     return int(rows)
 
 
-def _value(raw: Raw, place: int, kind: str, as_text: Collection[int]) -> str:
-    if place in as_text:
+def _value(raw: Raw, place: int, kind: str, slowly: Collection[int]) -> str:
+    if place in slowly:
         return typed.read(f"c{place}", kind, "VARCHAR", table=raw.table, place=place)
-    if kind == "DOUBLE":
-        return f"c{place}"
     return typed.read_usual(f"c{place}", kind, table=raw.table, place=place)
 
 
@@ -147,15 +137,15 @@ def _unreadable(raw: Raw, connected: Connection, measured: Collection[int]) -> d
     return {name: n for name, n in zip(names.values(), found, strict=True) if n}
 
 
-def _scan(raw: Raw, as_text: Collection[int] | None = None) -> str:
+def _scan(raw: Raw, slowly: Collection[int] | None = None) -> str:
     """The file as a relation with columns c0, c1, …; those not wanted are not even converted.
 
-    DuckDB's own reader is the fastest, and refuses what it cannot read.
+    All are text, but where `slowly` is given, times that are not in it.
     """
     columns = {f"c{i}": "VARCHAR" for i in range(raw.width)}
-    if as_text is not None:
-        given = {"DOUBLE": "DOUBLE", **typed.USUAL}
-        columns |= {f"c{i}": given[kind] for _, i, kind in raw.columns if i not in as_text}
+    for _, place, kind in raw.columns if slowly is not None else ():
+        if kind in ("TIMESTAMP", "DATE") and place not in slowly:
+            columns[f"c{place}"] = kind
     return csv_source(
         raw.path,
         columns=columns,

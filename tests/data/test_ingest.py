@@ -231,6 +231,7 @@ USUAL = "1,2,3,2150-01-01 08:00:00,2150-01-01 09:00:00,x,1.5,mg,abnormal\n"
         ("1, 7 ,3,2150-01-01T08:00,2150-01-01 09:00:00,x,1,,", (7, "08:00:00", 1)),
         ("1,,3,2150-01-01 08:00:00.5,2150-01-01,x,<1,,", (None, "08:00:00.500000", None)),
         ("1,1e3,3,,2150-01-01 09:00:00,x,<1,,", (1000, None, None)),
+        ("1,2,3,2150-01-01 08:00:00,2150-01-01 09:00:00,x,1_5,,", (2, "08:00:00", None)),
     ],
 )
 def test_cells_in_another_writing_are_read_as_all_others_are(tmp_path, cells, read):
@@ -246,7 +247,7 @@ def test_cells_in_another_writing_are_read_as_all_others_are(tmp_path, cells, re
 
 
 @pytest.mark.parametrize(
-    "cell", ["2.5", "1e-1", "1E-1", "nan", "inf", "2147483648", "2147483647.5"]
+    "cell", ["2.5", "1e-1", "1E-1", "1_5", "nan", "inf", "2147483648", "2147483647.5"]
 )
 def test_what_is_no_whole_number_is_refused_beside_text_among_measurements(tmp_path, cell):
     wrong = USUAL.replace(",2,", f",{cell},", 1)

@@ -468,12 +468,13 @@ def test_other_people_of_the_hospital_are_no_matter_of_a_warning(tmp_path, monke
     )
 
 
+@pytest.mark.parametrize("name", ["unread", "e", "r", "row"])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_row_that_stands_there_twice_counts_once(tmp_path, monkeypatch, suffix):
+def test_a_row_that_stands_there_twice_counts_once(tmp_path, monkeypatch, suffix, name):
     """The same in every column; a row that differs in a column that is not read stays."""
     monkeypatch.chdir(tmp_path)
     rows = [("1", 5.0, "x", "a"), ("1", 5.0, "x", "a"), ("1", 2.0, "x", "a"), ("1", 2.0, "y", "a")]
-    table = pd.DataFrame(rows, columns=["id", "v", "unread", "code"])
+    table = pd.DataFrame(rows, columns=["id", "v", name, "code"])
     table.to_csv("l.csv", index=False)
     table.to_parquet("l.parquet")
     write(tmp_path, {"p.csv": "id\n1\n"})
