@@ -143,9 +143,10 @@ def _scan(raw: Raw, slowly: Collection[int] | None = None) -> str:
     All are text, but where `slowly` is given, times that are not in it.
     """
     columns = {f"c{i}": "VARCHAR" for i in range(raw.width)}
-    for _, place, kind in raw.columns if slowly is not None else ():
-        if kind in ("TIMESTAMP", "DATE") and place not in slowly:
-            columns[f"c{place}"] = kind
+    if slowly is not None:
+        for _, place, kind in raw.columns:
+            if kind in ("TIMESTAMP", "DATE") and place not in slowly:
+                columns[f"c{place}"] = kind
     return csv_source(
         raw.path,
         columns=columns,
