@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
@@ -184,6 +185,9 @@ def missingness_plot(
 ) -> Axes:
     """Draw how often each modality is observed at each site, with the numbers.
 
+    The cell of row i and column j covers i to i + 1 down and j to j + 1 across: its number stands
+    at (j + 0.5, i + 0.5).
+
     Args:
         frame: shares between 0 and 1; a row per modality, a column per site.
         xlabel: what the columns are.
@@ -203,20 +207,21 @@ def missingness_plot(
     if ax is None:
         size = (plt.rcParams["figure.figsize"][0], 1.4 + 0.42 * len(frame))
         _, ax = plt.subplots(figsize=size)
-    image = ax.imshow(100 * shares, cmap=_SHARE, vmin=0, vmax=100, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares):
-        ax.text(column, row, _percent(share), ha="center", va="center")
-    ax.set_xticks(range(frame.shape[1]), [_short(name) for name in frame.columns], parse_math=False)
-    ax.set_yticks(range(frame.shape[0]), [_short(name) for name in frame.index], parse_math=False)
+    # seaborn reads mathematics in names, turns them, and leaves some out: they are written below
+    sns.heatmap(
+        100 * shares, vmin=0, vmax=100, cmap=_SHARE, linewidths=2, linecolor="white",
+        annot=np.vectorize(_percent, otypes=[object])(shares), fmt="",
+        annot_kws={"color": plt.rcParams["text.color"]},  # its own white is hard to read here
+        cbar=False, xticklabels=False, yticklabels=False, ax=ax,
+    )  # fmt: skip
+    # seaborn's own has no frame: white at the lowest shares, it would have no lower end
+    ax.figure.colorbar(ax.collections[-1], ax=ax, label=label)
+    rows, columns = ([_short(name) for name in axis] for axis in (frame.index, frame.columns))
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, parse_math=False)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.tick_params(length=0)
     ax.tick_params(axis="x", labelsize="small")  # long names stand side by side
-    ax.spines[:].set_visible(False)
-    for edge in range(1, len(frame)):
-        ax.axhline(edge - 0.5, color="white", linewidth=2)
-    for edge in range(1, frame.shape[1]):
-        ax.axvline(edge - 0.5, color="white", linewidth=2)
-    ax.figure.colorbar(image, ax=ax, label=label)
     return ax
 
 

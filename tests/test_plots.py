@@ -159,15 +159,60 @@ def test_missingness_plot_prints_percentages_that_never_round_to_all_or_none():
     shares = pd.DataFrame(
         [[1.0, 0.001, 0.0], [0.999, 0.5, 0.015]], ["scan", "labs"], ["a", "b", "c"]
     )
+    before = shares.copy()
     ax = plots.missingness_plot(shares)
-    texts = {
-        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts
-    }
+    texts = {(t.get_position()[1] - 0.5, t.get_position()[0] - 0.5): t.get_text() for t in ax.texts}
+    assert len(ax.texts) == 6
     assert [texts[0, j] for j in range(3)] == ["100", "<1", "0"]
     assert [texts[1, j] for j in range(3)] == [">99", "50", "2"]
-    np.testing.assert_allclose(ax.images[0].get_array(), 100 * shares)
-    assert ax.get_xlabel() == "hospital"
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["scan", "labs"]
+    pd.testing.assert_frame_equal(shares, before)
+
+
+def test_missingness_plot_colours_the_cell_of_each_share():
+    shares = pd.DataFrame([[1.0, 0.25, 0.0], [0.9, 0.5, 0.1]], ["scan", "labs"], ["a", "b", "c"])
+    ax = drawn(plots.missingness_plot(shares))
+    [mesh] = ax.collections
+    np.testing.assert_allclose(mesh.get_array(), 100 * shares)
+    across, down = np.moveaxis(mesh.get_coordinates(), -1, 0)
+    assert (across == [[0, 1, 2, 3]]).all()
+    assert (down == [[0], [1], [2]]).all()
+    assert (ax.get_xlim(), ax.get_ylim()) == ((0, 3), (2, 0))  # the first row on top
+    inks = mesh.get_facecolors().reshape(2, 3, 4)
+    assert inks[0, 2] == pytest.approx((1, 1, 1, 1))
+    darkness = 3 - inks[..., :3].sum(-1)
+    assert (np.argsort(darkness, axis=None) == np.argsort(shares.to_numpy(), axis=None)).all()
+
+
+def test_missingness_plot_names_axes_rows_columns_and_colours():
+    shares = pd.DataFrame(0.5, ["scan", "labs"], ["a", "b", "c"])
+    shares.index.name, shares.columns.name = "not this", "nor this"
+    ax = drawn(plots.missingness_plot(shares, ylabel="test", label="patients (%)"))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("hospital", "test")
+    for axis, names in ((ax.xaxis, ["a", "b", "c"]), (ax.yaxis, ["scan", "labs"])):
+        assert [label.get_text() for label in axis.get_ticklabels()] == names
+        assert [*axis.get_ticklocs()] == [k + 0.5 for k in range(len(names))]
+    [mesh] = ax.collections
+    assert mesh.colorbar.ax.get_ylabel() == "patients (%)"
+    assert mesh.colorbar.outline.get_linewidth() > 0  # white at 0 %: the frame shows the end
+
+
+def test_missingness_plot_leaves_no_name_out_and_turns_none():
+    names = [f"a long name of column {k}" for k in range(40)]
+    ax = drawn(plots.missingness_plot(pd.DataFrame(0.5, names, names)))
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [label.get_text() for label in labels] == names
+        assert {label.get_rotation() for label in labels} == {0}
+
+
+def test_missingness_plot_draws_on_given_axes():
+    figure, (left, right) = plt.subplots(1, 2)
+    left.scatter([0.5], [0.5])
+    assert plots.missingness_plot(pd.DataFrame([[0.2, 0.7]]), ax=left) is left
+    mesh = left.collections[-1]
+    assert [*mesh.get_array().flat] == pytest.approx([20, 70])
+    assert mesh.get_clim() == (0, 100)  # not 20 to 70: figures can be compared
+    assert figure.axes == [left, right, mesh.colorbar.ax]
+    assert not right.has_data()
 
 
 def test_missingness_plot_numbers_are_legible_on_their_cells():
@@ -179,7 +224,7 @@ def test_missingness_plot_numbers_are_legible_on_their_cells():
     shares = pd.DataFrame([np.linspace(0, 1, 21)])
     ax = plots.missingness_plot(shares)
     for text in ax.texts:
-        cell = luminance(ax.images[0].cmap(shares.iloc[0, int(text.get_position()[0])]))
+        cell = luminance(ax.collections[0].cmap(shares.iloc[0, int(text.get_position()[0])]))
         ink = luminance(to_rgb(text.get_color()))
         light, dark = max(cell, ink), min(cell, ink)
         assert (light + 0.05) / (dark + 0.05) > 4.5  # WCAG AA
