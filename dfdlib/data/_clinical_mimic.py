@@ -58,6 +58,7 @@ MODALITIES: dict[str, Modality] = {
         (
             # coded for billing after discharge, of the whole stay: without a time of their own
             _icd("diagnoses_icd", "0", "u.cut"),
+            # known by their day alone; those of the day of discharge are of the stay that ends then
             _icd("procedures_icd", _HOURS.format("chartdate::TIMESTAMP"), "chartdate::TIMESTAMP"),
             Events(
                 key="prescriptions.hadm_id",
@@ -65,6 +66,7 @@ MODALITIES: dict[str, Modality] = {
                 tables=("prescriptions",),
                 time=_HOURS.format("starttime"),
                 recorded="starttime",
+                clocked=True,
                 word="'prescriptions: ' || lower(trim(drug))",
                 owner="prescriptions.subject_id",
             ),
@@ -77,6 +79,7 @@ MODALITIES: dict[str, Modality] = {
             tables=("labevents", "d_labitems"),
             time=_HOURS.format("coalesce(storetime, charttime)"),
             recorded="coalesce(storetime, charttime)",
+            clocked=True,
             value="valuenum",
             flag="2 * itemid + coalesce(labevents.flag = 'abnormal', false)::INT",
             where=f"itemid IN (SELECT itemid FROM d_labitems WHERE {_LABS})",

@@ -7,14 +7,15 @@ import torch
 from dfdlib.data._clinical import Extract
 from dfdlib.data._clinical_study import Codes, Events, Feature, Modality, Series, Vector
 from dfdlib.data._duckdb import text_of
-from dfdlib.data._flow import few
 from dfdlib.data._ragged import Ragged
+from dfdlib.data._shapes import count_of
 from dfdlib.data.tables import code_id
 
 # Only these columns, so that no other name of a table is ambiguous.
 _UNIT = "(SELECT position, id, patient, cut, origin FROM unit) u"
 
 _ENTRY_ERRORS = 0.01  # the share of values out of bounds that needs no word
+_SOME = 10  # so many times are not all at midnight by chance
 _NEARLY_ALL = 0.95  # the share of rows out of the window that is told
 _LONG_BEFORE = 365 * 24  # hours before a stay at which nothing of it is recorded
 
@@ -48,13 +49,13 @@ def _vector(extract: Extract, modality: Vector, n: int) -> pd.DataFrame:
         grid[at, k] = np.where(two, np.nan, value)
         if two.any():
             extract.say(
-                f"{name}: {few(int(two.sum()))} rows of the cohort have two values in "
+                f"{name}: {count_of(int(two.sum()))} rows of the cohort have two values in "
                 f"{extract.places(modality.tables)}, and count as missing"
             )
         _tell_bounds(extract, name, about, int(found[f"n{k}"].sum()), int(found[f"m{k}"].sum()))
         if unread := int(found[f"u{k}"].sum()):
             extract.say(
-                f"{extract.places(modality.tables)}: {few(unread)} rows of the cohort hold "
+                f"{extract.places(modality.tables)}: {count_of(unread)} rows of the cohort hold "
                 f"something else where {name!r} is read, and count as missing there"
             )
     for table in modality.tables:
@@ -133,7 +134,7 @@ def _series(extract: Extract, modality: Series, n: int) -> Ragged:
 # What is told of each row of a table: the places of these are those of the bits of `told`.
 _TOLD = (
     *("enters", "nobody", "unknown", "other", "kept", "timeless", "late", "after", "before"),
-    *("unread", "respelt", "values"),
+    *("unread", "respelt", "values", "midnight"),
 )
 _ENTERS = f"told & {1 << _TOLD.index('enters')} <> 0"
 
@@ -163,6 +164,9 @@ def _look(extract: Extract, event: Events, columns: dict[str, str]) -> None:
         "unread": f"{event.value}_unread" if event.measured else "false",
         "respelt": event.respelt or "false",
         "values": f"({event.value}) IS NOT NULL" if event.item else "false",
+        "midnight": f"{matched} AND {known} = date_trunc('day', {known})"
+        if event.clocked
+        else "false",
     }
     told = " + ".join(
         f"CASE WHEN {tests[name]} THEN {1 << place} ELSE 0 END"
@@ -216,6 +220,7 @@ def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
             f"{place}: {n['respelt']:,} rows write the name of what was measured in other letters "
             "than the list of variables() does, and are read all the same"
         )
+    tell_midnights(extract, event.tables[0], n["midnight"], n["kept"] - n["timeless"])
     nearly_all = n["late"] + n["before"] >= _NEARLY_ALL * n["kept"]
     if n["kept"] and (nearly_all or n["after"] > n["kept"] / 2):
         extract.say(
@@ -224,6 +229,18 @@ def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
             "year before it. Are its times in the unit and from the zero that they should have?"
         )
     return table
+
+
+def tell_midnights(
+    extract: Extract, table: str, midnight: int, n: int, what: str = "times"
+) -> None:
+    """Say that times which should have a time of day are all at midnight."""
+    if n >= _SOME and midnight == n:
+        extract.say(
+            f"{extract.places((table,))}: all {n:,} {what} of the cohort are at midnight, and "
+            "count as such. Were they cut to days? Then what was recorded later on the day of the "
+            "cut enters too early. Take the table as the data set has it"
+        )
 
 
 def tell_strangers(extract: Extract, table: str, key: str) -> None:

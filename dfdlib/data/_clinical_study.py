@@ -57,6 +57,7 @@ class Events:
         tables: which tables that are.
         time: hours since the start of the row's stay, on which the order goes.
         recorded: when it was known, in the clock of `u.cut`; what is later does not enter.
+        clocked: whether `recorded` has a time of day: all of them at midnight are told.
         word: of a code, the word.
         value: of a series, the number.
         flag: of a series, what the number is.
@@ -75,6 +76,7 @@ class Events:
     tables: tuple[str, ...]
     time: str
     recorded: str
+    clocked: bool = False
     word: str = ""
     value: str = ""
     flag: str = ""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dfdlib.data._clinical import Extract
+from dfdlib.data._shapes import count_of
 
 
 class Rule(NamedTuple):
@@ -64,8 +65,8 @@ def include(extract: Extract, candidates: str, rules: Sequence[Rule], start: str
         last = flow.loc[flow["rows"].eq(0).idxmax()]
         raise ValueError(
             f"nobody is left: the rule {last['rule']!r} left out the last of "
-            f"{few(int(flow['rows'].iloc[0]))} rows. Check the settings, or that the tables are "
-            "whole"
+            f"{count_of(int(flow['rows'].iloc[0]))} rows. Check the settings, or that the tables "
+            "are whole"
         )
     extract.run(f"""
         CREATE OR REPLACE TEMP TABLE unit AS
@@ -95,13 +96,8 @@ def _tell_faults(extract: Extract, rules: Sequence[Rule], start: str) -> None:
     found = extract.fetch(f"SELECT {tests} FROM candidate")
     told = [(int(found[f"n{k}"][0]), rule.says) for k, rule in enumerate(rare)]
     if any(n for n, _ in told):
-        listed = "; ".join(f"{few(n)} not {says!r}" for n, says in told if n)
+        listed = "; ".join(f"{count_of(n)} not {says!r}" for n, says in told if n)
         extract.say(f"{start} that are left out for what the tables say of them: {listed}")
-
-
-def few(n: int) -> str:
-    """Write a number of people as a message may say it: not below ten."""
-    return "fewer than 10" if 0 < n < 10 else f"{n:,}"
 
 
 def suppress(flow: pd.DataFrame, *, below: int = 10) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a cell looks like, in words that do not repeat it: a cell is a patient's."""
+"""What a message may say of patients: what a cell looks like, not the cell; no number below ten."""
 
 import re
 
@@ -57,3 +57,13 @@ def shape_of(cell: object) -> str:
     n = len(text.strip())
     kind = kind_of(text)
     return kind if n == 0 else f"{kind} ({n} character{'s' if n > 1 else ''})"
+
+
+def count_of(n: int) -> str:
+    """Write a number of people, or of their rows, as a message may say it: not below ten.
+
+    Example:
+        >>> count_of(9), count_of(0), count_of(1234)
+        ('fewer than 10', '0', '1,234')
+    """
+    return "fewer than 10" if 0 < n < 10 else f"{n:,}"

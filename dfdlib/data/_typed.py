@@ -1,7 +1,9 @@
 """How a cell becomes what was declared of its column: as it stands, missing, or refused.
 
 Nothing is guessed. A time is one that a clock on a wall showed, which is what these data sets hold:
-an offset, a zone, or a number where a date belongs is refused. A whole number is never rounded.
+an offset, a zone, or a number where a date belongs is refused. So is a day where a time belongs:
+read as its midnight, what was measured in the evening would be known in the morning. A whole number
+is never rounded.
 """
 
 import re
@@ -10,20 +12,24 @@ from typing import Any, NamedTuple
 import duckdb
 
 from dfdlib.data._duckdb import text_of
-from dfdlib.data._shapes import shape_of
+from dfdlib.data._shapes import count_of, shape_of
 from dfdlib.data._times import shape as shape_of_time
 
 # The first is what these data sets use. DuckDB's own cast would drop an offset without a word.
-_FORMATS = ", ".join(
-    text_of(f"%Y-%m-%d{clock}")
-    for clock in (" %H:%M:%S", "", " %H:%M", "T%H:%M:%S", " %H:%M:%S.%f", "T%H:%M:%S.%f", "T%H:%M")
-)
+_CLOCKS = (" %H:%M:%S", " %H:%M", "T%H:%M:%S", " %H:%M:%S.%f", "T%H:%M:%S.%f", "T%H:%M")
+_FORMATS = {
+    kind: ", ".join(text_of(f"%Y-%m-%d{clock}") for clock in clocks)
+    for kind, clocks in {"TIMESTAMP": _CLOCKS, "DATE": ("", *_CLOCKS)}.items()
+}
 #: As nearly all files write times and days; told so, DuckDB's own reader refuses all else.
 USUAL_TIMES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
 _YEARS = "BETWEEN TIMESTAMP '1900-01-02' AND TIMESTAMP '2400-01-01'"
 _MINUTE = {"s": 60, "ms": 60_000, "us": 60_000_000, "ns": 60_000_000_000}
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _WALL = ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE")
+
+# What has no time of day, as it is found in text and in parquet, and as it is told.
+_DAYS = {"a date without a clock": "a date without a clock", "days": "days without a clock"}
 
 # What stands in DuckDB's error where a cell is refused: no word of the cell, and no other text.
 _MARK = re.compile(r"dfdlib cannot read ([a-z_]+)\.(\d+)")
@@ -91,7 +97,8 @@ def cell(column: str, kind: str, given: str) -> Cell:
     if given == "BOOLEAN":
         return plain if kind in ("BOOLEAN", "INTEGER", "VARCHAR") else nothing
     if given in _WALL:
-        return plain if kind in ("DATE", "TIMESTAMP") else nothing
+        fits = kind == "DATE" or (kind == "TIMESTAMP" and given != "DATE")
+        return plain if fits else nothing
     return nothing
 
 
@@ -106,7 +113,7 @@ def _of_text(column: str, kind: str) -> Cell:
     if kind == "VARCHAR":
         return Cell(column, "false")
     if kind in ("DATE", "TIMESTAMP"):
-        moment = f"TRY_STRPTIME({column}, [{_FORMATS}])"
+        moment = f"TRY_STRPTIME({column}, [{_FORMATS[kind]}])"
         bad = f"{there} AND trim({column}) <> '' AND ({moment} {_YEARS}) IS NOT TRUE"
         return Cell(moment if kind == "TIMESTAMP" else f"CAST({moment} AS DATE)", bad)
     value = f"TRY_CAST(trim({column}) AS {kind})"
@@ -197,8 +204,15 @@ def complaint(connected: Any, source: str, name: str, column: str, kind: str, gi
         what = shape_of_time(str(value)) if timely else shape_of(value)
     else:
         what = _stored(given)
+    advice = _advice(kind, what, name)
+    if kind == "TIMESTAMP" and what in _DAYS:
+        day = f"{column} IS NOT NULL" + (f" AND NOT contains({column}, ':')" if text else "")
+        days, rows = connected.execute(
+            f"SELECT count(*) FILTER ({day}), count(*) FROM {source}"
+        ).fetchone() or (0, 0)
+        what = f"{_DAYS[what]} in {count_of(days)} of {count_of(rows)} rows"
     where = f"line {row + 1}" if text else f"row {row}"
-    return f"{where}: {name} holds {what}, where {_WANTED[kind]} belongs{_advice(kind, what, name)}"
+    return f"{where}: {name} holds {what}, where {_WANTED[kind]} belongs{advice}"
 
 
 def _stored(given: str) -> str:
@@ -207,6 +221,8 @@ def _stored(given: str) -> str:
         return "times with a zone"
     if given.startswith("DURATION") or given == "INTERVAL":
         return "durations"
+    if given == "DATE":
+        return "days"
     if given in _WALL:
         return "dates"
     if given in _WHOLE or given.removeprefix("U") in (*_WHOLE, "FLOAT", "DOUBLE"):
@@ -218,6 +234,16 @@ def _advice(kind: str, what: str, name: str) -> str:
     if kind not in ("DATE", "TIMESTAMP"):
         return ""
     column = f"t[{name!r}]"
+    if kind == "TIMESTAMP" and what in _DAYS:
+        midnights = (
+            f"{column} = pd.to_datetime({column})"
+            if what == "days"
+            else "t.to_csv(…, date_format='%Y-%m-%d %H:%M:%S')"
+        )
+        return (
+            ". As midnight, what was recorded later that day would be known too early. Write the "
+            "column again with its time of day. Where midnight is meant, with pandas: " + midnights
+        )
     if ("offset" in what and "no offset" not in what) or "zone" in what:
         local = "tz_convert('America/New_York').dt.tz_localize(None)"
         return (

@@ -9,10 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._flow import few
 from dfdlib.data._ingest_files import damaged, find
 from dfdlib.data._ingest_sources import SOURCES
-from dfdlib.data._shapes import kind_of
+from dfdlib.data._shapes import count_of, kind_of
 from dfdlib.data._tables import TABLES
 from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Cohort
@@ -220,7 +219,7 @@ def _told_alike(visits: pd.DataFrame) -> pd.DataFrame:
     two = visits.duplicated(["RID", "VISCODE"], keep=False)
     if two.any():
         n = len(visits.loc[two, ["RID", "VISCODE"]].drop_duplicates())
-        _log.warning(f"{few(n)} visits have rows that contradict each other, and are left out")
+        _log.warning(f"{count_of(n)} visits have rows that contradict each other, and are left out")
     return visits[~two].reset_index(drop=True)
 
 
@@ -271,8 +270,8 @@ def _diagnosis(dxchange: pd.Series) -> np.ndarray:
     strange = code[code.notna() & ~code.isin(list(DXCHANGE))]
     if len(strange):
         raise ValueError(
-            f"DXCHANGE holds other numbers than TADPOLE's codes, 1 to 9, at {few(len(strange))} "
-            "visits. Take the file as it was downloaded"
+            "DXCHANGE holds other numbers than TADPOLE's codes, 1 to 9, at "
+            f"{count_of(len(strange))} visits. Take the file as it was downloaded"
         )
     place = {value: CLASSES.index(name) for value, name in DXCHANGE.items()}
     return code.map(place).to_numpy(float)
@@ -283,5 +282,7 @@ def _months(viscode: pd.Series) -> pd.Series:
     number = viscode.str.lower().replace("bl", "m0").str.removeprefix("m")
     months = pd.to_numeric(number, errors="coerce").astype("float64")
     if other := int((months.isna() & viscode.notna()).sum()):
-        _log.warning("VISCODE is neither bl nor m and a number at %s visits: no age", few(other))
+        _log.warning(
+            "VISCODE is neither bl nor m and a number at %s visits: no age", count_of(other)
+        )
     return months

@@ -22,8 +22,9 @@ from dfdlib.data._clinical_eicu import (
     STAYS,
 )
 from dfdlib.data._clinical_rows import read
-from dfdlib.data._flow import Rule, few, include, suppress
+from dfdlib.data._flow import Rule, include, suppress
 from dfdlib.data._ragged import Ragged
+from dfdlib.data._shapes import count_of
 from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Cohort
 
@@ -203,15 +204,15 @@ def _tell_doubts(extract: Extract) -> None:
     patient, hospital = (extract.places((table,)) for table in ("patient", "hospital"))
     if n := found["unknown"]:
         extract.say(
-            f"{patient}: {few(n)} stays are in hospitals that {hospital} does not have. Their "
+            f"{patient}: {count_of(n)} stays are in hospitals that {hospital} does not have. Their "
             "region is 'unknown'"
         )
     if n := found["two"]:
         extract.say(
-            f"{hospital} tells two regions of a hospital: that of {few(n)} stays is 'unknown'"
+            f"{hospital} tells two regions of a hospital: that of {count_of(n)} stays is 'unknown'"
         )
     if n := found["status"]:
         extract.say(
-            f"{patient}: {few(n)} stays have a discharge status that is neither Alive nor Expired, "
-            "and no label by it"
+            f"{patient}: {count_of(n)} stays have a discharge status that is neither Alive nor "
+            "Expired, and no label by it"
         )

@@ -21,7 +21,7 @@ from dfdlib.data._clinical_mimic import (
     RULES,
 )
 from dfdlib.data._clinical_notes import embedded_notes, hashed_notes
-from dfdlib.data._clinical_rows import read, tell_strangers
+from dfdlib.data._clinical_rows import read, tell_midnights, tell_strangers
 from dfdlib.data._flow import include, suppress
 from dfdlib.data._ragged import Ragged
 from dfdlib.data._validate import unknown
@@ -65,8 +65,9 @@ def load(
     What cannot enter (laboratory rows without an admission, or in another unit than most of the
     item) is counted in warnings.
 
-    Times are the hospital's own clock, as the files have them: an offset, a zone or a number where
-    a time belongs is refused.
+    Times are the hospital's own clock, as the files have them: an offset, a zone, a number, or a
+    day without its time where a time belongs is refused, and where all are at midnight it is said.
+    Procedures have a day only: they enter up to the day of discharge.
 
     y is 1 for
         - mortality: death within 90 days of discharge. Deaths are known for a year after the last
@@ -198,4 +199,12 @@ def _include(extract: Extract, task: str, label: str) -> pd.DataFrame:
     extract.open(("patients", "admissions"), "the cohort", once=True)
     rules = [*FAULTS, *RULES, *([BESIDE] if (task, label) in BY_OTHERS else [])]
     candidates = f"SELECT *, {LABELS[task, label]} AS y FROM ({ADMISSIONS})"
-    return include(extract, candidates, rules, "hospital admissions")
+    flow = include(extract, candidates, rules, "hospital admissions")
+    for name in ("admittime", "dischtime"):
+        found = extract.fetch(
+            f"SELECT count({name}) AS n, count(*) FILTER ({name} = date_trunc('day', {name})) "
+            "AS midnight FROM unit"
+        )
+        n, midnight = int(found["n"][0]), int(found["midnight"][0])
+        tell_midnights(extract, "admissions", midnight, n, name)
+    return flow

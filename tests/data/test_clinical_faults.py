@@ -214,6 +214,124 @@ def test_parquet_with_other_types_of_time_is_refused(tmp_path, change, what):
         loaded("mimic_iv", tmp_path)
 
 
+DAYS = {"admissions": ["admittime", "dischtime", "deathtime"], "prescriptions": ["starttime"],
+        "labevents": ["charttime", "storetime"]}  # fmt: skip
+
+
+def many(table, n=4):
+    """The rows of a table n times over, of the first times of day each."""
+    return pd.concat([table] * n, ignore_index=True)
+
+
+@pytest.mark.parametrize(("table", "column"), [(t, c) for t, of in DAYS.items() for c in of])
+@pytest.mark.parametrize("some", [True, False])
+def test_a_day_where_a_time_belongs_is_refused_with_what_to_type(tmp_path, table, column, some):
+    """Read as its midnight, a value of the evening would enter before a discharge at noon."""
+    changed = many(MIMIC[table], 24 // len(MIMIC[table]))
+    if column == "deathtime":
+        changed[column] = changed["dischtime"]
+    cut = changed.index[7:19] if some else changed.index
+    changed.loc[cut, column] = changed.loc[cut, column].str[:10]
+    write("mimic_iv", tmp_path, {table: changed})
+    said = (
+        rf"^{table}\.csv, line {cut[0] + 2}: {column} holds a date without a clock in "
+        rf"{len(cut)} of {len(changed)} rows, where a time as 2150-12-24 18:30:00 belongs\. .* "
+        r"Write the column again with its time of day\. .*: "
+        r"t\.to_csv\(…, date_format='%Y-%m-%d %H:%M:%S'\)"
+    )
+    with pytest.raises(ValueError, match=said):
+        loaded("mimic_iv", tmp_path, modalities=("demographics", "labs", "codes"))
+    with pytest.raises(ValueError, match=said):
+        ingest("mimic_iv", tmp_path, tmp_path / "out", tables=[table], threads=1)
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+def test_few_days_are_not_counted(tmp_path):
+    changed = MIMIC["labevents"].copy()
+    changed.loc[2, "storetime"] = "2150-05-02"
+    write("mimic_iv", tmp_path, {"labevents": changed})
+    with pytest.raises(ValueError, match=r"line 4: .* in fewer than 10 of fewer than 10 rows"):
+        loaded("mimic_iv", tmp_path)
+
+
+def test_days_of_parquet_where_times_belong_are_refused_with_what_to_type(tmp_path):
+    tables = typed_tables(labevents__storetime=lambda t: t.dt.date)
+    write("mimic_iv", tmp_path, tables, "parquet")
+    said = (
+        r"^labevents\.parquet, row 1: storetime holds days without a clock in fewer than 10 of "
+        r"fewer than 10 rows, .*: t\['storetime'\] = pd\.to_datetime\(t\['storetime'\]\)"
+    )
+    with pytest.raises(ValueError, match=said):
+        loaded("mimic_iv", tmp_path)
+    typed = typed_tables(labevents__storetime=lambda t: pd.to_datetime(t.dt.date))
+    cohort, said = loaded("mimic_iv", write("mimic_iv", tmp_path / "b", typed, "parquet"))
+    assert said == ""
+    assert cohort.x["labs"].values[:, 0].tolist() == [16.0, 16.0, 16.0]  # the midnights meant
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_midnights_stay_midnights_and_are_told_where_there_is_no_other_time(tmp_path, form):
+    def labs(midnights):
+        table = many(MIMIC["labevents"]).assign(valuenum=np.arange(12.0))
+        table["storetime"] = pd.to_datetime(table["storetime"])
+        table.loc[midnights, "storetime"] = table["storetime"].dt.normalize()
+        if form == "csv":
+            table["storetime"] = table["storetime"].dt.strftime("%Y-%m-%d %H:%M:%S")
+        return {"labevents": table}
+
+    times = {}
+    for n in (11, 12):
+        tables = labs(range(n))
+        if form == "parquet":
+            tables = typed_tables() | tables
+            tables["labevents"]["charttime"] = pd.to_datetime(tables["labevents"]["charttime"])
+        cohort, said = loaded("mimic_iv", write("mimic_iv", tmp_path / str(n), tables, form))
+        times[n] = sorted(cohort.x["labs"].values[:, 0].tolist())
+        told = f"labevents.{form}: all 12 times of the cohort are at midnight, and count as such"
+        assert said.startswith(told) if n == 12 else said == ""
+    assert times[12] == [16.0] * 12
+    assert times[11] == [16.0] * 11 + [25.0]
+
+
+def test_stays_that_all_begin_and_end_at_midnight_are_told(tmp_path):
+    admissions = many(MIMIC["admissions"], 3)
+    admissions["hadm_id"] = np.arange(12) + 1
+    for column in ("admittime", "dischtime"):
+        admissions[column] = admissions[column].str.replace("08:00", "00:00")
+    # as pandas writes a column of midnights, and as it has to be told to
+    for column in ("admittime", "dischtime"):
+        admissions[column] = pd.to_datetime(admissions[column])
+    write("mimic_iv", tmp_path / "a", {"admissions": admissions})
+    with pytest.raises(ValueError, match="admittime holds a date without a clock in 12 of 12"):
+        flow("mimic_iv", tmp_path / "a")
+    admissions.to_csv(tmp_path / "a" / "again.csv", index=False, date_format="%Y-%m-%d %H:%M:%S")
+    again = pd.read_csv(tmp_path / "a" / "again.csv")
+    _, said = loaded("mimic_iv", write("mimic_iv", tmp_path / "b", {"admissions": again}))
+    for column in ("admittime", "dischtime"):
+        assert f"admissions.csv: all 12 {column} of the cohort are at midnight" in said
+
+
+def test_days_that_are_days_stay_so(tmp_path):
+    """A procedure is known by its day: that of the discharge is of the stay, the next is not."""
+    table = pd.DataFrame(
+        [(1, 11, day, code, 9) for code, day in
+         (("a", "2150-01-04"), ("b", "2150-01-05"), ("c", "2150-01-06"))],
+        columns=["subject_id", "hadm_id", "chartdate", "icd_code", "icd_version"],
+    )  # fmt: skip
+    typed = table.assign(chartdate=pd.to_datetime(table["chartdate"]).dt.date)
+    for form, tables in (
+        ("csv", {"procedures_icd": table}),
+        ("parquet", typed_tables() | {"procedures_icd": typed}),
+    ):
+        folder = write("mimic_iv", tmp_path / form, tables, form)
+        cohort, said = loaded("mimic_iv", folder, modalities=("demographics", "codes"))
+        words = set(cohort.x["codes"].words.values())
+        assert {w for w in words if "procedures" in w} == {
+            "procedures_icd: 9 a", "procedures_icd: 9 b",
+        }  # fmt: skip
+        assert "midnight" not in said
+
+
 def test_offsets_of_eicu_may_be_durations_but_no_dates_and_no_fractions(tmp_path):
     lab = EICU["lab"]
     right, _ = loaded("eicu", write("eicu", tmp_path / "a", form="parquet"))

@@ -177,7 +177,7 @@ def test_labs_are_those_that_were_stored_by_discharge(tmp_path):
 def test_what_is_dated_after_discharge_does_not_enter(table, time, tmp_path):
     modalities = ("demographics", "codes", "labs")
     before = mimic_iv.load(write(tmp_path / "a"), modalities=modalities)
-    late = OTHER[table].assign(**{time: "2153-01-01"})
+    late = OTHER[table].assign(**{time: "2153-01-01" + " 00:00" * (time != "chartdate")})
     both = pd.concat([OTHER[table], late])
     after = mimic_iv.load(write(tmp_path / "b", {table: both}), modalities=modalities)
     for name in ("codes", "labs"):
