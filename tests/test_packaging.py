@@ -153,6 +153,7 @@ def test_every_runtime_dependency_is_imported():
     [
         ("dfdlib", BOOK),  # its command wraps papermill
         ("chapters", BOOK),
+        ("tools", DIRECT),
         ("workflow", DIRECT),
         ("benchmarks", DIRECT),
         ("tests", DIRECT),
