@@ -7,6 +7,7 @@ from torch import nn
 from dfdlib._loop import SELECTION
 from dfdlib._predict import refuse_no_cohort
 from dfdlib.data import Cohort, check_disjoint
+from dfdlib.data._validate import type_name
 from dfdlib.models import Method, Stage
 
 
@@ -17,9 +18,8 @@ def check_types(model: object, train: object, val: object, stages: object) -> No
         TypeError: One of them is something else.
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "schema"):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(
-            f"model is no method that can be trained, but: {kind}. Pass for example "
+            f"model is no method that can be trained, but: {type_name(model)}. Pass for example "
             "Classifier(backbone=GRAPE(), schema=train.schema)"
         )
     refuse_no_cohort(train, "train")

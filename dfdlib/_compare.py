@@ -21,6 +21,7 @@ from dfdlib._bootstrap import (
     interval,
 )
 from dfdlib._report import Report, known_metrics
+from dfdlib.data._validate import wrong_type
 
 Pairs = list[tuple[Report, Report]]
 Key = tuple[str, str]
@@ -83,6 +84,7 @@ def compare(
         verdict, n (rows per seed) and note.
 
     Raises:
+        TypeError: a or b is no report and no list of reports.
         ValueError: Different patients, levels, tasks or bins, lists of different length, unknown
             metric.
 
@@ -182,8 +184,20 @@ def verdict(
     return "did not hold" if high <= margin else "undecided"
 
 
+def _reports(given: object, name: str) -> list[Report]:
+    """The reports that were passed, one or several."""
+    several = [given] if isinstance(given, Report) else given
+    if isinstance(several, Sequence) and all(isinstance(one, Report) for one in several):
+        return list(several)
+    wrong = given
+    if isinstance(given, (list, tuple)):
+        wrong = next(one for one in given if not isinstance(one, Report))
+    takes = f"compare takes a Report, or a list of one per seed, as {name}"
+    raise wrong_type(wrong, takes, "Write compare(evaluate(model, test), evaluate(other, test))")
+
+
 def _paired(a: Report | Sequence[Report], b: Report | Sequence[Report]) -> Pairs:
-    first, second = ([r] if isinstance(r, Report) else list(r) for r in (a, b))
+    first, second = _reports(a, "a"), _reports(b, "b")
     if len(first) != len(second) or not first:
         raise ValueError(
             f"a has {len(first)} reports, b has {len(second)}. Pass one of each per seed"

@@ -19,7 +19,7 @@ from dfdlib._leak_checks import (
     single_feature,
     times,
 )
-from dfdlib._predict import FitPredict, checked
+from dfdlib._predict import FitPredict, checked, refuse_no_cohort
 from dfdlib._tabular import tabular
 from dfdlib.data import Cohort
 from dfdlib.data._clinical_flat import flatten
@@ -73,6 +73,7 @@ def audit_leaks(
         One row per check: check, verdict (ok, leak, look, not checked), note, value, low, high.
 
     Raises:
+        TypeError: a part is no cohort.
         ValueError: no labels, several labels, or fewer than 3 shuffles.
 
     >>> rng = np.random.default_rng(0)
@@ -82,6 +83,8 @@ def audit_leaks(
     >>> found.loc["single feature", ["verdict", "note"]].tolist()
     ['leak', 'labs.died']
     """
+    for part in (cohort, *others):
+        refuse_no_cohort(part)
     if cohort.y is None or cohort.task == "multilabel":
         what = "no labels" if cohort.y is None else "several labels"
         raise ValueError(f"the cohort has {what}. Pass one with a label per row: y=y[:, 0]")

@@ -12,7 +12,7 @@ from torch import nn
 
 from dfdlib.causal.arrays import has_labels, numbers, plain
 from dfdlib.data import Cohort
-from dfdlib.data._validate import Task, names_people, unknown
+from dfdlib.data._validate import Task, names_people, type_name, unknown
 
 FitPredict = Callable[[Cohort, Cohort], np.ndarray]
 
@@ -47,7 +47,7 @@ def predict_proba(
            [0.5, 0.5]])
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{type(model).__name__} is no torch module. {advice(model)}")
+        raise TypeError(f"{type_name(model)} is no torch module. {advice(model)}")
     refuse_no_cohort(cohort)
     schema = getattr(model, "schema", cohort.schema)
     schema.check(cohort.schema)
@@ -74,6 +74,7 @@ def out_of_group(cohort: Cohort, group: str, fit_predict: FitPredict) -> Float[n
         fit_predict: `fit_predict(train, test)` gives (n_test,) or (n_test, K) probabilities.
 
     Raises:
+        TypeError: No cohort.
         ValueError: An unknown group, a group of one level, or a patient in two levels.
 
     >>> cohort = Cohort(
@@ -82,6 +83,7 @@ def out_of_group(cohort: Cohort, group: str, fit_predict: FitPredict) -> Float[n
     >>> out_of_group(cohort, "site", lambda rest, site: np.full(len(site), rest.y.mean()))[:, 1]
     array([1. , 0.5, 1. , 0.5])
     """
+    refuse_no_cohort(cohort)
     if group not in cohort.groups:
         raise unknown(group, cohort.groups, "group")
     values = cohort.groups[group]
@@ -118,12 +120,14 @@ def out_of_fold(
         seed: Of the assignment.
 
     Raises:
+        TypeError: No cohort.
         ValueError: An unknown group, a patient in two levels of `by`, or more folds than levels.
 
     >>> cohort = Cohort(x={"age": np.ones(6)}, y=np.array([0, 1, 0, 1, 0, 1]))
     >>> out_of_fold(cohort, lambda rest, fold: np.full(len(fold), rest.y.mean()), folds=3)[:, 1]
     array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     """
+    refuse_no_cohort(cohort)
     for name in filter(None, (by, within)):
         if name not in cohort.groups:
             raise unknown(name, cohort.groups, "group")
@@ -209,15 +213,18 @@ def refuse_no_cohort(given: object, what: str = "cohort") -> None:
         TypeError: It is no cohort.
     """
     if not isinstance(given, Cohort):
-        kind = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
         raise TypeError(
-            f"{what} is no Cohort, but: {kind}. Pass data.Cohort(x={{'labs': table}}, y=y), with "
-            "one entry of x per modality"
+            f"{what} is no Cohort, but: {type_name(given)}. Pass data.Cohort(x={{'labs': table}}, "
+            "y=y), with one entry of x per modality"
         )
 
 
 def advice(model: object) -> str:
     """What to pass in the place of something that is no model."""
+    if isinstance(model, type):
+        return "Make one and fit it first: fit(model, train).model"
+    if isinstance(model, str):
+        return "Of a saved model: load_model(folder)"
     if isinstance(getattr(model, "model", None), nn.Module):
         return "Pass its model: run.model"
     if isinstance(model, (torch.Tensor, pd.DataFrame, pd.Series, list, tuple)) or (

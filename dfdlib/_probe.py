@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dfdlib._bootstrap import MIN_EVENTS
 from dfdlib.causal.arrays import numbers, same_order
-from dfdlib.data._validate import unknown
+from dfdlib.data._validate import unknown, wrong_type
 
 ReaderName = Literal["linear", "knn"]
 
@@ -56,6 +56,7 @@ def probe(
         h (n, d), y (n,) or (n, labels)
 
     Raises:
+        TypeError: A representation or a label that is no array, table or list.
         ValueError: Rows that do not fit or have other labels, NaN in a representation, half of a
             test part, an unknown reader.
 
@@ -103,6 +104,11 @@ def probe(
 
 
 def _rows(h: Any, y: Any, name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+    for word, given in ((name, h), (label, y)):
+        there = any(hasattr(given, how) for how in ("__array__", "to_numpy", "to_pandas"))
+        if not there and not isinstance(given, (list, tuple)):
+            takes = f"probe takes an array as {word}, with one row per patient"
+            raise wrong_type(given, takes, "Write probe(embeddings, labels)")
     read = same_order(**{name: h, label: y})
     h, found = numbers(read[name], name), np.asarray(read[label])
     found = found.reshape(len(found), -1)

@@ -37,7 +37,7 @@ from dfdlib._report import Report, strata
 from dfdlib._results import read_results, write_result
 from dfdlib._tabular import tabular
 from dfdlib.data import Cohort, Schema
-from dfdlib.data._validate import Task
+from dfdlib.data._validate import Task, type_name
 
 __all__ = [
     "METRICS",
@@ -186,8 +186,9 @@ def _probabilities(model: object, cohort: Cohort) -> tuple[Task, Float[np.ndarra
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return schema.task or task, predict_proba(model, cohort), name
     if not isinstance(model, np.ndarray):
-        name = type(model).__name__
-        raise TypeError(f"{name} is neither a torch module nor an array. {advice(model)}")
+        raise TypeError(
+            f"{type_name(model)} is neither a torch module nor an array. {advice(model)}"
+        )
     k = schema.n_classes
     if model.ndim == 2 and k is not None and model.shape[1] > k:
         if task == "multiclass":  # classes that nobody in this cohort has

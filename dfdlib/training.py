@@ -22,6 +22,7 @@ from dfdlib._checkpoints import alone, read_model, write_folder
 from dfdlib._checks import check, check_types
 from dfdlib._loop import Loop, Plan, Selection, mix
 from dfdlib.data import Cohort, Schema
+from dfdlib.data._validate import check_type, wrong_type
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import Method, Stage
 from dfdlib.models.backbone import LEAST, optional
@@ -131,6 +132,7 @@ def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
         FileNotFoundError: if the folder holds no saved model.
         ImportError: if a class is neither listed nor trusted, cannot be imported, or is no torch
             module.
+        TypeError: if the folder is no path.
         ValueError: if the folder is damaged, or was saved in another format.
 
     Example:
@@ -138,6 +140,8 @@ def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
         Traceback (most recent call last):
         FileNotFoundError: 'nowhere' holds no model.json, so nothing was saved there. ...
     """
+    takes = "load_model takes the folder that Run.save wrote"
+    check_type(folder, (str, os.PathLike), takes, "Write load_model('folder')")
     model, card = read_model(Path(folder), trust=trust)
     if card["format"] == 1:
         warnings.warn(
@@ -301,6 +305,9 @@ def trainer(
         seed: of the validation split and of `fit`.
         **options: passed on to `fit`.
 
+    Raises:
+        TypeError: if `make` is no function.
+
     Example:
         >>> from dfdlib.evaluation import out_of_fold
         >>> from dfdlib.models import GRAPE, Classifier
@@ -309,6 +316,9 @@ def trainer(
         >>> out_of_fold(cohort, trainer(make, stages=[Stage(epochs=2)]), folds=2).shape
         (40, 2)
     """
+    if not callable(make) or isinstance(make, torch.nn.Module):
+        hint = "Write trainer(lambda schema: Classifier(backbone=GRAPE(), schema=schema))"
+        raise wrong_type(make, "trainer takes a function that makes a model for a schema", hint)
 
     def fit_predict(train: Cohort, test: Cohort) -> np.ndarray:
         parts = (train, None) if val is None else train.split((1 - val, val), seed=seed)

@@ -36,6 +36,39 @@ def unknown(word: object, options: Iterable[object], what: str) -> ValueError:
     return ValueError(f"{word!r} is not a {what} ({listed}).{hint}")
 
 
+def wrong_type(given: object, expected: str, advice: str) -> TypeError:
+    """Build the error for something of another type than belongs there.
+
+    Args:
+        given: what was passed.
+        expected: who takes what.
+        advice: what to type next.
+
+    Example:
+        >>> str(wrong_type(3, "Classifier takes a Schema as schema=", "Write schema=cohort.schema"))
+        'Classifier takes a Schema as schema=, got an int. Write schema=cohort.schema'
+    """
+    kind = type_name(given)
+    if not isinstance(given, type):
+        kind = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+    return TypeError(f"{expected}, got {'None' if given is None else kind}. {advice}")
+
+
+def check_type(given: object, types: type | tuple[type, ...], expected: str, advice: str) -> None:
+    """Refuse what is of none of these types.
+
+    Raises:
+        TypeError: as `wrong_type` says it.
+    """
+    if not isinstance(given, types):
+        raise wrong_type(given, expected, advice)
+
+
+def type_name(given: object) -> str:
+    """Name what was passed: its type, or that it is a class itself."""
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
 def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
     """Build the error for a level that nobody has; levels that name patients are not listed."""
     options = pd.unique(pd.Series(values))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.models._likelihood import cross_entropy, probabilities
 from dfdlib.models.backbone import optional
-from dfdlib.models.encoders import make_encoders
+from dfdlib.models.encoders import check_module, check_schema, make_encoders
 from dfdlib.models.heads import Linear
 from dfdlib.models.method import Method
 
@@ -34,6 +34,8 @@ class Classifier(Method):
         dropout: dropout rate in the default encoders.
 
     Raises:
+        TypeError: if the schema is none (a cohort has one: `cohort.schema`), the backbone or the
+            head is no module, or the encoders are no mapping.
         ValueError: if the schema has no task, or the backbone no `d`.
 
     Example:
@@ -59,6 +61,11 @@ class Classifier(Method):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        who = type(self).__name__
+        check_schema(schema, who)
+        check_module(backbone, who, "backbone", "GRAPE")
+        if head is not None:
+            check_module(head, who, "head", "Linear")
         if schema.task is None:
             raise ValueError(
                 "the schema has no task, since the cohort has no labels. Pass y= when you make the "

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Schema
+from dfdlib.data._validate import check_type, wrong_type
 from dfdlib.models.backbone import LEAST
 from dfdlib.models.codes import CodeBag
 from dfdlib.models.series import SeriesGRU
@@ -188,6 +189,29 @@ _ENCODERS = {"vector": VectorEncoder, "categorical": CategoricalEncoder}
 _RAGGED = {"series": SeriesGRU, "codes": CodeBag}
 
 
+def check_schema(schema: object, who: str) -> None:
+    """Refuse what is no schema; most often it is the cohort that has one.
+
+    Raises:
+        TypeError: It is something else; `who` is named as the one that takes a schema.
+    """
+    takes = f"{who} takes a Schema as schema= (cohort.schema)"
+    check_type(schema, Schema, takes, "Write schema=cohort.schema")
+
+
+def check_module(module: object, who: str, name: str, usual: str) -> None:
+    """Refuse what is no torch module, such as the class of one, or its name.
+
+    Raises:
+        TypeError: It is something else; `who` is named as the one that takes it, and `usual` as
+            a class whose instance fits.
+    """
+    if not isinstance(module, nn.Module):
+        made = isinstance(module, type) and issubclass(module, nn.Module)
+        advice = f"Write {name}={module.__name__ if made else usual}()"  # type: ignore[attr-defined]
+        raise wrong_type(module, f"{who} takes a torch module as {name}=", advice)
+
+
 def make_encoders(
     schema: Schema,
     *,
@@ -206,6 +230,7 @@ def make_encoders(
         encoders: modules to use for the modalities named.
 
     Raises:
+        TypeError: if `encoders` is no mapping.
         ValueError: if `encoders` names an unknown modality, a kind has no encoder of its own, or a
             modality has a name that torch's ModuleDict does not take.
 
@@ -215,6 +240,10 @@ def make_encoders(
         >>> list(make_encoders(cohort.schema, d=8))
         ['ecg', 'labs']
     """
+    if encoders is not None:
+        takes = "encoders= takes a dict of modules by modality"
+        advice = f"Write encoders={{{schema.names[0]!r}: module}}"
+        check_type(encoders, (Mapping, nn.ModuleDict), takes, advice)
     given = dict(encoders or {})
     unknown = sorted(set(given) - set(schema.names))
     if unknown:

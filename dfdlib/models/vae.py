@@ -14,6 +14,7 @@ from dfdlib.models import fusion
 from dfdlib.models._gaussian import steady_noise
 from dfdlib.models._view_model import Posteriors, ViewModel
 from dfdlib.models._views import Seen, View
+from dfdlib.models.encoders import check_schema
 from dfdlib.models.method import Stage
 
 PRIORS = ("independent", "avg", "poe", "moe", "mopoe", "mmvm")
@@ -126,6 +127,7 @@ class MultimodalVAE(ViewModel):
         decoders: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        check_schema(schema, type(self).__name__)
         self.schema, self.prior, self.regulariser = schema, prior, regulariser
         self.d_latent, self.beta, self.likelihood, self.scale = d_latent, beta, likelihood, scale
         self.balance, self.kl_times, self.prior_expert = balance, kl_times, prior_expert
