@@ -63,21 +63,21 @@ results: $(INSTALLED) ## Compute all that results/ holds: hours, goes on after a
 	$(BIN)/python workflow/results.py --cores $(JOBS) $(TARGET)
 
 refresh: $(INSTALLED) ## Re-execute chapters in place and normalise their files
-	$(BIN)/python workflow/notebooks.py refresh $(CHAPTERS)
+	$(BIN)/python tools/notebooks.py refresh $(CHAPTERS)
 
 lint: $(INSTALLED) ## Check style, types, the import contract, notebooks and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python workflow/notebooks.py check $(CHAPTERS)
+	$(BIN)/python tools/notebooks.py check $(CHAPTERS)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 	$(BIN)/pre-commit validate-config
 
 lock: $(INSTALLED) ## Resolve the dependencies anew (UPGRADE=1: to their newest versions)
-	$(BIN)/python workflow/lock.py $(if $(UPGRADE),--upgrade)
+	$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
 # .snakemake knows which of the results a killed run left unfinished: it stays as long as they do.
 clean: ## Remove what the other targets built; keep .venv, results/ and runs/

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 import dfdlib
-from dfdlib.data import Cohort, made_up, mimic_cxr
-from dfdlib.data._cxr_convert import read_square
+from dfdlib.book import made_up
+from dfdlib.data import Cohort, mimic_cxr
+from dfdlib.data.clinical.pictures import read_square
 
 SIZE, BATCH = 224, 32
 DRAWN = 64  # patients whose pictures are drawn

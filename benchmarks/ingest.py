@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ingest.py
 
-All read the same made-up files of eICU (`dfdlib.data.made_up`) and do the same work: they hash the
+All read the same made-up files of eICU (`dfdlib.book.made_up`) and do the same work: they hash the
 table `lab`, keep the same seven of its ten columns in the same types, with text among measurements
 made missing and counted, write parquet with the same compression, hash that, and make of it the
 cohort at 12 hours: who is in it, labels, and each stay's results up to then, without those that
@@ -109,8 +109,8 @@ def chunked_pandas(*, typed: bool) -> tuple[Any, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dfdlib.data._clinical_eicu import LAB_UNITS
-    from dfdlib.data._tables import TABLES
+    from dfdlib.data.clinical.schemas import TABLES
+    from dfdlib.data.eicu import LAB_UNITS
 
     if len(os.sched_getaffinity(0)) == 1:
         pa.set_cpu_count(1)
@@ -217,7 +217,7 @@ def compare(
 
 def measure(rows: int, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Compare on a data set of about so many laboratory rows."""
-    from dfdlib.data import made_up
+    from dfdlib.book import made_up
 
     n = round(rows / ROWS_PER_PATIENT)
     raw = (given.raw or folder) / f"{n}"

@@ -38,8 +38,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dfdlib
 from dfdlib.data import Batch, Cohort
-from dfdlib.models._vae_networks import ImageDecoder, ImageEncoder
 from dfdlib.models.vae import MultimodalVAE
+from dfdlib.models.vae_networks import ImageDecoder, ImageEncoder
 
 VIEWS, D, BATCH, SIZES = ("frontal", "lateral"), 64, 64, (32, 64)
 OURS = ("independent", "poe", "mopoe", "mmvm")

@@ -81,7 +81,7 @@ def convert(
 ) -> None:
     """Turn JPEG files of X-rays into one array, once; repeat the command to go on after a stop."""
     from dfdlib.data import mimic_cxr
-    from dfdlib.data._validate import unknown
+    from dfdlib.errors import unknown
 
     with _explained():
         if dataset.replace("-", "_") != "mimic_cxr":

@@ -28,7 +28,8 @@ import torch
 import yaml
 
 from dfdlib import data
-from dfdlib.data import made_up, mimic_cxr
+from dfdlib.book import made_up
+from dfdlib.data import mimic_cxr
 from dfdlib.data.ingest import ingest
 from dfdlib.models import GRAPE, Classifier
 from dfdlib.training import Run, Stage, fit, load_model

@@ -9,8 +9,8 @@ import yaml
 from nbclient import NotebookClient
 from nbformat import v4
 
-from dfdlib.book import own, provenance
-from dfdlib.data import Cohort, made_up
+from dfdlib.book import made_up, own, provenance
+from dfdlib.data import Cohort
 from dfdlib.evaluation import evaluate
 from dfdlib.models import DFD, GRAPE, Classifier
 

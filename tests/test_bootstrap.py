@@ -12,7 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from dfdlib._bootstrap import (
+from dfdlib.evaluation.bootstrap import (
     METRICS,
     WeightedMetrics,
     bootstrap,

@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dfdlib import _checkpoints, training
+from dfdlib import training
 from dfdlib.data import Cohort, Images
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import DFD, GRAPE, Classifier, GroupDRO
-from dfdlib.models.describe import describe
 from dfdlib.training import Stage, fit, load_model
+from dfdlib.training import saving as saving_module
+from dfdlib.training.describe import describe
 
 FIRST_FORMAT = Path(__file__).parent / "fixtures" / "format-1"
 
@@ -117,11 +118,11 @@ IDENTITY = {"class": "torch.nn:Identity", "arguments": {}}
         {"class": "torch.nn:Linear.from_float", "arguments": {}},
         {"class": "torch.nn.modules.lazy:LazyModuleMixin", "arguments": {}},
         {"class": "torch.hub:load", "arguments": {"repo_or_dir": "a/b", "model": "m"}},
-        {"class": "dfdlib.models.describe:importlib", "arguments": {}},
-        {"class": "dfdlib.models.describe:nn", "arguments": {}},
+        {"class": "dfdlib.training.describe:importlib", "arguments": {}},
+        {"class": "dfdlib.training.describe:nn", "arguments": {}},
         {"class": "dfdlib.models.grape:Sequence", "arguments": {}},
         {"class": "dfdlib.models:_memory.KMeans", "arguments": {}},
-        {"class": "dfdlib.models._memory:KMeans", "arguments": {}},
+        {"class": "dfdlib.models.memory:KMeans", "arguments": {}},
         {"class": "dfdlib.data:from_tables", "arguments": {"config": "x.yaml"}},
         {"class": "dfdlib.models.grape:GRAPE.__init__", "arguments": {}},
         {"class": "dfdlib.models.grape:__loader__", "arguments": {}},
@@ -507,7 +508,7 @@ def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_model(tmp_path, monkeypa
                 module, _, function = name.rpartition(".")
                 owner = os if module == "os" else Path
                 patch.setattr(owner, function, dying(getattr(owner, function)))
-            patch.setattr("dfdlib._checkpoints.save_file", dying(save_file))
+            patch.setattr("dfdlib.training.saving.save_file", dying(save_file))
             patch.setattr(Path, "unlink", dying(Path.unlink))
             try:
                 runs[1].save(folder)
@@ -530,7 +531,7 @@ def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_model(tmp_path, monkeypa
 def test_what_killed_processes_left_is_taken_away(tmp_path):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
-    host = _checkpoints._host()
+    host = saving_module._host()
     gone = [f"model.{dead}.part", f"model.{dead}.old", f"model.{host}-{dead}.part"]
     kept = [
         f"model.{os.getppid()}.part",  # lives
@@ -652,14 +653,14 @@ def test_embeddings_of_patients_are_warned_of(tmp_path):
 
 def killed_after_an_epoch(monkeypatch, *args, **kwargs):
     """A run that dies after it wrote the checkpoint of its first epoch."""
-    whole = _checkpoints.write_checkpoint
+    whole = saving_module.write_checkpoint
 
     def write(*inner):
         whole(*inner)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("dfdlib._loop.write_checkpoint", write)
+        patch.setattr("dfdlib.training.loop.write_checkpoint", write)
         with pytest.raises(Killed):
             fit(*args, **kwargs)
 
@@ -708,7 +709,7 @@ def other_cohorts():
 def test_a_checkpoint_knows_the_patients(what, tmp_path, monkeypatch):
     first, second = (Cohort(**parts) for parts in other_cohorts()[what])
     if what == "a pixel":  # hashed, and not trained on
-        assert _checkpoints.fingerprint(first) != _checkpoints.fingerprint(second)
+        assert saving_module.fingerprint(first) != saving_module.fingerprint(second)
         return
     settings = {"stages": [Stage(epochs=2)], "folder": tmp_path / "run"}
     new = [Classifier(backbone=GRAPE(d=4), schema=c.schema) for c in (first, second, first)]
@@ -810,8 +811,8 @@ def test_another_processor_or_number_of_threads_is_told(tmp_path, monkeypatch):
     settings = {"stages": [Stage(epochs=2)], "folder": tmp_path / "run"}
     model = Classifier(backbone=GRAPE(d=4), schema=data.schema)
     killed_after_an_epoch(monkeypatch, model, data, **settings)
-    now = _checkpoints.made_with() | {"threads": 77}
-    monkeypatch.setattr("dfdlib._loop.made_with", lambda: now)
+    now = saving_module.made_with() | {"threads": 77}
+    monkeypatch.setattr("dfdlib.training.loop.made_with", lambda: now)
     with pytest.warns(UserWarning, match=r"begun with threads \d+ and now 77.*not to the bit"):
         fit(Classifier(backbone=GRAPE(d=4), schema=data.schema), data, **settings)
 
@@ -842,8 +843,8 @@ def test_epochs_are_counted_and_leftovers_of_any_epoch_swept(tmp_path):
     dead = "4194303999"  # no process has such a number
     (tmp_path / f"epoch-00007.{dead}.part").mkdir()
     for epoch in (99_999, 100_000, 100_001):
-        _checkpoints.write_checkpoint(tmp_path, epoch, {"w": torch.full((1,), epoch)}, {})
-        found = _checkpoints.latest(tmp_path)
+        saving_module.write_checkpoint(tmp_path, epoch, {"w": torch.full((1,), epoch)}, {})
+        found = saving_module.latest(tmp_path)
         assert found.name == f"epoch-{epoch}"
         assert [path.name for path in tmp_path.iterdir()] == [found.name]
 

@@ -15,8 +15,9 @@ from nbformat import v4
 from typer.testing import CliRunner
 
 from dfdlib import cli
-from dfdlib.data import made_up, mimic_cxr
-from dfdlib.data._tables import LABELS
+from dfdlib.book import made_up
+from dfdlib.data import mimic_cxr
+from dfdlib.data.clinical.schemas import LABELS
 
 PARAMETERS = """\
 seed = 0  # type: int one seed for the run

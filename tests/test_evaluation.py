@@ -18,8 +18,6 @@ from sklearn.metrics import (
 )
 from torch import nn
 
-from dfdlib._bootstrap import patient_weights
-from dfdlib._compare import _holm, _p_value, verdict
 from dfdlib.data import Cohort
 from dfdlib.evaluation import (
     METRICS,
@@ -30,6 +28,8 @@ from dfdlib.evaluation import (
     out_of_group,
     predict_proba,
 )
+from dfdlib.evaluation.bootstrap import patient_weights
+from dfdlib.evaluation.compare import _p_value, holm, verdict
 
 
 class Logit(nn.Module):
@@ -866,14 +866,14 @@ def test_p_value_by_hand():
 
 def test_holm_by_hand():
     # the textbook's four: 4 × .005, 3 × .01, 2 × .03, then no smaller than the one before
-    adjusted, levels = _holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]), 0.05)
+    adjusted, levels = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]), 0.05)
     np.testing.assert_allclose(adjusted, [0.03, 0.06, np.nan, 0.06, 0.02])
     # .03 is not rejected at .05 / 2, and there the step stands still
     np.testing.assert_allclose(levels, [0.05 / 3, 0.05 / 2, 0.05, 0.05 / 2, 0.05 / 4])
-    adjusted, levels = _holm(np.array([0.001, 0.002, 0.04]), 0.05)
+    adjusted, levels = holm(np.array([0.001, 0.002, 0.04]), 0.05)
     np.testing.assert_allclose(adjusted, [0.003, 0.004, 0.04])
     np.testing.assert_allclose(levels, [0.05 / 3, 0.05 / 2, 0.05])
-    np.testing.assert_array_equal(_holm(np.full(2, np.nan), 0.05)[0], [np.nan, np.nan])
+    np.testing.assert_array_equal(holm(np.full(2, np.nan), 0.05)[0], [np.nan, np.nan])
 
 
 def test_adjusted_intervals_agree_with_adjusted_p():

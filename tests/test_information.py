@@ -569,7 +569,7 @@ def test_audit_within_classes_asks_another_question():
 
 def test_the_planted_dependence_has_the_size_asked_for():
     """One feature each: the pairing alone makes normal pairs with ρ, so I is exact."""
-    from dfdlib.information import _plant
+    from dfdlib.information.audit import _plant
 
     a, b = gaussian(0.9, 1, n=20_000)  # what was there is gone
     g = torch.Generator().manual_seed(0)

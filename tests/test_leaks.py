@@ -7,12 +7,12 @@ import torch
 import yaml
 from sklearn.neighbors import KNeighborsClassifier
 
-from dfdlib._leak_checks import _fingerprints, single_feature
-from dfdlib._leaks import _dealt, _shuffled, audit_leaks
-from dfdlib._tabular import tabular
 from dfdlib.data import Cohort, Ragged
-from dfdlib.data._clinical_flat import flatten
+from dfdlib.data.flatten import flatten
 from dfdlib.data.tables import from_tables
+from dfdlib.evaluation.leak_checks import _fingerprints, single_feature
+from dfdlib.evaluation.leaks import _dealt, _shuffled, audit_leaks
+from dfdlib.evaluation.tabular import tabular
 from dfdlib.models import GRAPE, Classifier
 from dfdlib.training import Stage, fit, load_model
 

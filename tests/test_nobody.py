@@ -21,9 +21,10 @@ import pytest
 import yaml
 
 from dfdlib import data
+from dfdlib.book import made_up
 from dfdlib.book.own import on_your_own
 from dfdlib.causal import AIPW, IPW, BackdoorAdjustment
-from dfdlib.data import Cohort, made_up, mimic_cxr
+from dfdlib.data import Cohort, mimic_cxr
 from dfdlib.data.ingest import ingest
 from dfdlib.evaluation import audit_leaks, compare, evaluate
 from dfdlib.models import DFD, GRAPE, Classifier, M3Care

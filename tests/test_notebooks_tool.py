@@ -1,4 +1,4 @@
-"""workflow/notebooks.py: re-execution in place, and what a normalised chapter holds."""
+"""tools/notebooks.py: re-execution in place, and what a normalised chapter holds."""
 
 import importlib.util
 import subprocess
@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-TOOL = Path(__file__).parents[1] / "workflow" / "notebooks.py"
+TOOL = Path(__file__).parents[1] / "tools" / "notebooks.py"
 
 spec = importlib.util.spec_from_file_location("notebooks_tool", TOOL)
 notebooks = importlib.util.module_from_spec(spec)

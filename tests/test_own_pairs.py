@@ -10,11 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from dfdlib._bootstrap import interval, patient_weights
-from dfdlib.book import _pairs_scores, own, own_pairs
-from dfdlib.book._pairs_scores import MEAN
-from dfdlib.data import Cohort, made_up, mimic_cxr
-from dfdlib.data._images import Images
+from dfdlib.book import made_up, own, own_pairs
+from dfdlib.book import own_pairs as own_pairs_module
+from dfdlib.book.own_pairs import MEAN
+from dfdlib.data import Cohort, mimic_cxr
+from dfdlib.data.arrays import Images
+from dfdlib.evaluation.bootstrap import interval, patient_weights
 from dfdlib.models import MultimodalVAE
 
 SIDE = 16
@@ -193,7 +194,7 @@ def only(table, **given):
 
 def test_differences_are_those_of_a_loop_over_draws_of_patients():
     found, y, patient = scores()
-    table = _pairs_scores.scored(found, y, patient, n_boot=12, seed=5)
+    table = own_pairs_module.scored(found, y, patient, n_boot=12, seed=5)
     codes, ids = pd.factorize(patient)
     weights = next(patient_weights(len(ids), 12, seed=5, chunk=12))[:, codes].astype(int)
     kept = [k for k in range(14) if only(table, finding=mimic_cxr.LABELS[k], method="net",
@@ -224,7 +225,7 @@ def test_findings_of_few_patients_are_hidden_and_stand_in_no_mean():
     y[:, 5] = 0
     told = [k for k in range(14) if k not in (3, 4, 5)]
     y[:, told] = patient[:, None] % 2  # twenty with, twenty without
-    table = _pairs_scores.scored(found, y, patient, n_boot=10, seed=0)
+    table = own_pairs_module.scored(found, y, patient, n_boot=10, seed=0)
     numbers = table.filter(regex="value|low|high|difference|fewest")
     small = table["finding"].isin([mimic_cxr.LABELS[k] for k in (3, 4)])
     assert numbers[small].isna().all(axis=None)
@@ -239,18 +240,18 @@ def test_findings_of_few_patients_are_hidden_and_stand_in_no_mean():
 def test_a_mean_without_an_interval_is_shown_alone(capsys):
     line = {"method": "net", "labels": 10, "view": "mean", "finding": MEAN, "n": 40, "n_pos": pd.NA}
     line |= {"value": 1.0, "low": np.nan, "high": np.nan, "note": "", "findings": 3}
-    shown = _pairs_scores.shown(pd.DataFrame([line]))
+    shown = own_pairs_module.shown(pd.DataFrame([line]))
     assert shown["mean"].tolist() == ["100.0"]
     assert capsys.readouterr().out == "40 test patients; means over 3 of 14 findings\n"
 
 
 def test_of_nine_patients_nothing_is_told(capsys):
     found, y, patient = scores()
-    table = _pairs_scores.scored(found, y, patient % 9, n_boot=10, seed=0)
+    table = own_pairs_module.scored(found, y, patient % 9, n_boot=10, seed=0)
     assert table.filter(regex="^value|low|high|difference|fewest|^n").drop(
         columns="note"
     ).isna().all(axis=None)  # fmt: skip
-    shown = _pairs_scores.shown(table)
+    shown = own_pairs_module.shown(table)
     assert capsys.readouterr().out == "< 10 test patients; means over 0 of 14 findings\n"
     assert set(shown.to_numpy().ravel()) <= {"–", ""}
 

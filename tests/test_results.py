@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dfdlib import _results
 from dfdlib.evaluation import read_results, write_result
+from dfdlib.evaluation import results as results_module
 
 FIELDS = {
     "claim": "dfd-gain",
@@ -160,12 +160,12 @@ def test_claims_are_found_above_the_working_folder(tmp_path, claims, monkeypatch
 
 
 def test_claim_ids_pass_where_there_is_no_list(tmp_path, monkeypatch):
-    monkeypatch.setattr(_results, "_find_claims", lambda: None)
+    monkeypatch.setattr(results_module, "_find_claims", lambda: None)
     assert write_result(tmp_path / "a.json", **FIELDS | {"claim": "mine"}).exists()
 
 
 def test_the_projects_claims_are_readable(tmp_path):
-    root = Path(_results.__file__).parents[1]
+    root = Path(results_module.__file__).parents[2]
     if not (root / "claims.yaml").exists():
         pytest.skip("installed without claims.yaml")
     for claim in ("dfd-gain", "missingness-bias", "mmvm-best-vae"):
@@ -179,19 +179,19 @@ def test_commit_is_the_librarys_or_unknown(tmp_path, monkeypatch):
     git = subprocess.run(["git", "init", "-q", tmp_path], check=False)
     if git.returncode:
         pytest.skip("no git")
-    monkeypatch.setattr(_results, "_ROOT", tmp_path)
-    assert _results._commit() == "unknown"  # no commit yet
+    monkeypatch.setattr(results_module, "_ROOT", tmp_path)
+    assert results_module.commit() == "unknown"  # no commit yet
     name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     commit = ["git", *name, "commit", "-q", "--allow-empty", "-m", "x"]
     subprocess.run(commit, cwd=tmp_path, check=True)
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout
-    assert len(_results._commit()) >= 7
-    assert head.startswith(_results._commit())
+    assert len(results_module.commit()) >= 7
+    assert head.startswith(results_module.commit())
     # a package inside another project's environment is not that project
-    monkeypatch.setattr(_results, "_ROOT", tmp_path / "site-packages")
-    assert _results._commit() == "unknown"
+    monkeypatch.setattr(results_module, "_ROOT", tmp_path / "site-packages")
+    assert results_module.commit() == "unknown"
 
 
 def test_read_results_one_row_per_file(write, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dfdlib.book import book_root, scorecard, sheet
-from dfdlib.book._files import load_claims
+from dfdlib.book.chapter import load_claims
 
 DFD, CAUSAL, MMVM = "arXiv 2601.21941", "arXiv 2509.05615", "arXiv 2411.10356, a table"
 CLAIMS = [

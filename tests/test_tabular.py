@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from dfdlib import _tabular
 from dfdlib.data import Cohort
 from dfdlib.evaluation import out_of_group, tabular
+from dfdlib.evaluation.tabular import _classifier
 
 
 def cohort(n=200, seed=0):
@@ -78,7 +78,7 @@ def test_rows_without_a_label_are_left_out():
 def test_refusals():
     train = cohort(20)
     with pytest.raises(ValueError, match=r"'forest' is no baseline \(logistic regression"):
-        _tabular._classifier("forest", 0)
+        _classifier("forest", 0)
     with pytest.raises(ValueError, match="no labels"):
         tabular("logistic regression")(Cohort(x={"labs": np.ones((2, 1))}), train)
     images = Cohort(x={"xray": torch.zeros(2, 1, 4, 4)}, y=[0, 1])

@@ -15,11 +15,12 @@ from lightning_fabric import Fabric
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from dfdlib import _checks, _loop, training
+from dfdlib import training
 from dfdlib.data import Cohort
 from dfdlib.evaluation import evaluate, predict_proba
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
-from dfdlib.training import Stage, fit, load_model, seed_everything
+from dfdlib.training import Stage, fit, load_model, loop, seed_everything
+from dfdlib.training.fit import check, check_types
 
 
 def cohort(n=240, seed=0):
@@ -128,7 +129,7 @@ def test_weight_decay_dropout_and_order_reach_the_weights():
     assert weights(model(data), weight_decay=50.0).norm() < 0.95 * plain.norm()
     assert not torch.equal(weights(model(data, dropout=0.5)), plain)
     assert not torch.equal(weights(model(data, GRAPE(d=8, dropout=0.5))), plain)
-    orders = [[b.index.tolist() for b in data.batches(60, seed=_loop.mix(0, e))] for e in (0, 1)]
+    orders = [[b.index.tolist() for b in data.batches(60, seed=loop.mix(0, e))] for e in (0, 1)]
     assert orders[0] != orders[1]
 
 
@@ -244,9 +245,9 @@ def test_validation_auroc_is_that_of_evaluate(task):
     if task == "multilabel":
         p = rng.random((60, 4))
     frame = evaluate(p, data, n_boot=0).frame.set_index("metric")
-    assert _loop._auroc(data, p) == pytest.approx(frame.loc["auroc", "value"], abs=1e-12)
+    assert loop._auroc(data, p) == pytest.approx(frame.loc["auroc", "value"], abs=1e-12)
     one = data.select(torch.arange(60) < 1 + 7)
-    assert np.isnan(_loop._auroc(one, p[:8]))
+    assert np.isnan(loop._auroc(one, p[:8]))
 
 
 def test_patience_stops():
@@ -383,7 +384,7 @@ def test_save_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
     run = fit(model(data), data, stages=[Stage(epochs=1)])
     run.save(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    monkeypatch.setattr("dfdlib._checkpoints.json.dumps", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("dfdlib.training.saving.json.dumps", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(model(data), data, stages=[Stage(epochs=2)]).save(tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
@@ -498,7 +499,7 @@ def test_refusals():
         "init": "fresh",
     }
     with pytest.raises(ValueError, match=r"select must be one of 'last'.*got 'best'"):
-        _checks.check(network, train, val, **options)
+        check(network, train, val, **options)
     with pytest.raises(ValueError, match=r"needs a validation part.*Pass val="):
         fit(network, train, select="val_loss")
     for given, message in (
@@ -511,7 +512,7 @@ def test_refusals():
         ((network, train, val, 10), r"Pass stages=\[Stage\(epochs=20\)\]"),
     ):
         with pytest.raises(TypeError, match=message):
-            _checks.check_types(*given)
+            check_types(*given)
     with pytest.raises(ValueError, match="patience=3 needs a score"):
         fit(network, train, val, patience=3)
     with pytest.raises(ValueError, match="the stages hold no epoch"):
@@ -529,7 +530,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="patience must be at least 1"):
         fit(network, train, val, select="val_loss", patience=0)
     with pytest.raises(ValueError, match="init must be 'fresh' or 'keep', got 'warm'"):
-        _checks.check(network, train, val, **options | {"select": "last", "init": "warm"})
+        check(network, train, val, **options | {"select": "last", "init": "warm"})
     with pytest.raises(ValueError, match="picks from the last stage, which has no epoch"):
         fit(network, train, val, stages=[Stage(epochs=1), Stage(epochs=0)], select="val_loss")
     with pytest.raises(ValueError, match=r"needs both classes.*select='val_loss'"):

@@ -30,10 +30,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dfdlib import data
-from dfdlib._compare import _holm, verdict
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import ESTIMAND, PRESETS
 from dfdlib.evaluation import predict_proba, write_result
+from dfdlib.evaluation.compare import holm, verdict
 from dfdlib.models import GRAPE, Classifier, Deconfounder, TokenTransformer
 from dfdlib.training import Stage, fit
 
@@ -214,7 +214,7 @@ def _intervals(each: np.ndarray) -> pd.DataFrame:
     n = each.shape[1]
     mean, error = each.mean(axis=1), each.std(axis=1, ddof=1) / np.sqrt(n)
     p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
-    adjusted, levels = _holm(p, SETTINGS["alpha"])
+    adjusted, levels = holm(p, SETTINGS["alpha"])
     width = stats.t.isf(levels / 2, n - 1) * error
     frame = pd.DataFrame(
         {"effect": mean, "low": mean - width, "high": mean + width, "p_holm": adjusted}

@@ -24,9 +24,6 @@ import torch
 import yaml
 
 from dfdlib import models
-from dfdlib._bootstrap import METRICS, WeightedMetrics, bootstrap, interval
-from dfdlib._compare import verdict
-from dfdlib._results import _versions
 from dfdlib.data import Cohort, flatten
 from dfdlib.evaluation import (
     compare,
@@ -37,6 +34,9 @@ from dfdlib.evaluation import (
     tabular,
     write_result,
 )
+from dfdlib.evaluation.bootstrap import METRICS, WeightedMetrics, bootstrap, interval
+from dfdlib.evaluation.compare import verdict
+from dfdlib.evaluation.results import versions
 from dfdlib.models import DFD, Classifier, Deconfounder, Stage
 from dfdlib.training import fit
 
@@ -154,7 +154,7 @@ def collect(files: list[Path], out: Path) -> None:
         if len(named) == 2:
             scores[part]["difference"] = _difference(cohorts[part], found[part], NONE, BOOSTING)
     settings = {key: SETTINGS[key] for key in (*SHARED, "seeds")}
-    _put(out / "auroc.json", {"settings": settings, "scores": scores, "versions": _versions()})
+    _put(out / "auroc.json", {"settings": settings, "scores": scores, "versions": versions()})
     for answer in SETTINGS["answers"]:
         for part in answer["parts"]:
             _answer(out, answer, part, cohorts[part], found[part])

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from dfdlib.data import Cohort, eicu
-from dfdlib.data._clinical import open_extract
-from dfdlib.data._clinical_eicu import FAULTS, LABELS, RULES, STAYS
-from dfdlib.data._clinical_rows import read
-from dfdlib.data._flow import include
+from dfdlib.data.clinical.extract import open_extract
+from dfdlib.data.clinical.flow import include
+from dfdlib.data.clinical.rows import read
+from dfdlib.data.eicu import FAULTS, LABELS, RULES, STAYS
 
 
 def load(

@@ -31,10 +31,10 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from dfdlib import models
-from dfdlib._bootstrap import METRICS, WeightedMetrics
-from dfdlib._results import _versions
 from dfdlib.data import Cohort
 from dfdlib.evaluation import write_result
+from dfdlib.evaluation.bootstrap import METRICS, WeightedMetrics
+from dfdlib.evaluation.results import versions
 from dfdlib.models import DFD, Classifier, Stage
 from dfdlib.training import fit
 
@@ -168,7 +168,7 @@ def run(
         found[name] = {"numbers": numbers, **extra}
     record = {
         "experiment": experiment, "data": data, "backbone": backbone, "seed": seed, "scale": scale,
-        "bounds": bounds, "methods": found, "versions": _versions(),
+        "bounds": bounds, "methods": found, "versions": versions(),
         "seconds": time.perf_counter() - start,
     }  # fmt: skip
     if real:

@@ -26,10 +26,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from dfdlib import data, models
-from dfdlib._compare import _holm, verdict
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import PRESETS
 from dfdlib.evaluation import predict_proba, write_result
+from dfdlib.evaluation.compare import holm, verdict
 from dfdlib.models import DFD, Stage
 from dfdlib.models.gate import Gate
 from dfdlib.training import fit
@@ -305,7 +305,7 @@ def intervals(
     # seeds that agree to the last bit leave no error, and no test
     error = np.maximum(error, 1e-12)
     p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
-    adjusted, levels = _holm(p, alpha)
+    adjusted, levels = holm(p, alpha)
     width = stats.t.isf(levels / 2, n - 1) * error
     frame = pd.DataFrame(
         {"effect": mean, "low": mean - width, "high": mean + width, "p_holm": adjusted},

@@ -26,10 +26,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from dfdlib import causal
-from dfdlib._compare import _holm, verdict
 from dfdlib.data import Cohort, synthetic
-from dfdlib.data._synthetic_model import HIDEABLE, MODALITIES
+from dfdlib.data.synthetic_model import HIDEABLE, MODALITIES
 from dfdlib.evaluation import write_result
+from dfdlib.evaluation.compare import holm, verdict
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "insight.yaml").read_text("utf-8"))["truth"]
 ALWAYS = MODALITIES[0]
@@ -166,7 +166,7 @@ def collect(files: list[Path], out: Path) -> None:
     for file in files:
         record = json.loads(file.read_text("utf-8"))
         p = np.array(record["p"])
-        speaks = np.array([_holm(row, SETTINGS["level"])[0] <= SETTINGS["level"] for row in p])
+        speaks = np.array([holm(row, SETTINGS["level"])[0] <= SETTINGS["level"] for row in p])
         for name, chosen in lists.items():
             _write(out, record["preset"], name, implied[chosen], speaks)
     collect_heart(out)

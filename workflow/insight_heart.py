@@ -14,9 +14,9 @@ import yaml
 from scipy.stats import binomtest
 
 from dfdlib import causal, data
-from dfdlib._compare import _holm
 from dfdlib.data import Cohort
 from dfdlib.evaluation import Report, compare, evaluate, out_of_fold, tabular, write_result
+from dfdlib.evaluation.compare import holm
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "insight.yaml").read_text("utf-8"))["open"]
 SLOPE, DEPRESSION = "exercise.ST slope", "exercise.ST depression"
@@ -150,7 +150,7 @@ def _tests(values: pd.DataFrame, there: pd.DataFrame, y: np.ndarray) -> pd.DataF
         for a, b in combinations(varies, 2)
     ]
     frame = pd.DataFrame(rows, columns=["value", "statement", "p"])
-    frame["p_holm"] = _holm(frame["p"].to_numpy(dtype=float), SETTINGS["level"])[0]
+    frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float), SETTINGS["level"])[0]
     return frame
 
 

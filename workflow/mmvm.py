@@ -37,10 +37,10 @@ from mmvm_measures import (
     summarised,
 )
 
-from dfdlib._results import _versions
 from dfdlib.data import Cohort
-from dfdlib.data._validate import unknown
+from dfdlib.errors import unknown
 from dfdlib.evaluation import write_result
+from dfdlib.evaluation.results import versions
 from dfdlib.models import MultimodalVAE, Stage
 from dfdlib.training import fit
 
@@ -175,7 +175,7 @@ def run(
         found[name] = {"numbers": numbers, "seconds": round(time.process_time() - began, 1)}
     record = {
         "experiment": experiment, "data": data, "seed": seed, "scale": scale, "methods": found,
-        "versions": _versions(), "seconds": round(time.process_time() - start, 1),
+        "versions": versions(), "seconds": round(time.process_time() - start, 1),
     }  # fmt: skip
     jobs.write_whole(out, json.dumps(record, indent=1))
 

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from dfdlib._bootstrap import WeightedMetrics
 from dfdlib.data import Cohort
+from dfdlib.evaluation.bootstrap import WeightedMetrics
 from dfdlib.models import MultimodalVAE
 
 Features = dict[str, np.ndarray]

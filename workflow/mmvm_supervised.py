@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
 
 from dfdlib.data import Cohort
-from dfdlib.models._vae_networks import ImageEncoder
+from dfdlib.models.vae_networks import ImageEncoder
 
 
 class Network(nn.Module):

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 
-from dfdlib._bootstrap import WeightedMetrics
-from dfdlib._results import _commit, _versions
 from dfdlib.data import phantom
+from dfdlib.evaluation.bootstrap import WeightedMetrics
+from dfdlib.evaluation.results import commit, versions
 
 N_TRAIN, N_TEST, SIZE, TEST_SEED = 4_500, 3_000, 64, 1_000
 EPOCHS, BATCH, LR, DECAY, SHIFT = 14, 64, 3e-3, 1e-2, 3
@@ -222,8 +222,8 @@ def collect(files: list[Path], out: Path) -> None:
             }
             for name, views in special.items()
         },
-        "commit": _commit(),
-        "versions": _versions(),
+        "commit": commit(),
+        "versions": versions(),
         "command": "make results",
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)

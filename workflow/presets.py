@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dfdlib._results import _commit, _versions
-from dfdlib.data import _synthetic_model, synthetic
+from dfdlib.data import synthetic, synthetic_model
+from dfdlib.evaluation.results import commit, versions
 
 CONSTANTS = (
     *("MODALITIES", "SITES", "SEVERITY", "CONFOUNDER", "AGREEMENT", "SLIP", "AVAILABILITY"),
@@ -33,9 +33,9 @@ CONSTANTS = (
 
 def fingerprint(names: Iterable[str]) -> str:
     """Hash presets with every option written out, and the constants of the model."""
-    constants = {name: getattr(_synthetic_model, name) for name in CONSTANTS}
+    constants = {name: getattr(synthetic_model, name) for name in CONSTANTS}
     constants |= {"CARRIERS": synthetic.CARRIERS, "BLOCK": synthetic.BLOCK}
-    options = {name: asdict(_synthetic_model.Options(**synthetic.PRESETS[name])) for name in names}
+    options = {name: asdict(synthetic_model.Options(**synthetic.PRESETS[name])) for name in names}
     text = json.dumps([constants, options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -47,8 +47,8 @@ def collect(files: list[Path], out: Path) -> None:
     table = {
         **{key: given[key] for key in ("network", "n_train", "n_test", "test_seed", "seeds")},
         "erm": f"Classifier, {mechanisms.BACKBONE}; interval: t over the seeds, 95 %",
-        "commit": _commit(),
-        "versions": _versions(),
+        "commit": commit(),
+        "versions": versions(),
         "command": "make results",
         "presets": {
             name: {

@@ -12,18 +12,20 @@ the pages that are generated from other files: the list of claims and the list o
 """
 
 from dfdlib.book import scorecard
-from dfdlib.book._chapter import (
+from dfdlib.book._config import cache_key, write_config
+from dfdlib.book._pages import departures, pages
+from dfdlib.book.chapter import (
+    OWN_RESULTS,
     Provenance,
     beside_seeds,
+    book_root,
     claims_table,
     glue,
     library_commit,
     provenance,
+    writable,
 )
-from dfdlib.book._config import cache_key, write_config
-from dfdlib.book._files import OWN_RESULTS, book_root, writable
-from dfdlib.book._pages import departures, pages
-from dfdlib.book._sheet import Sheet, sheet
+from dfdlib.book.scorecard import Sheet, sheet
 
 __all__ = [
     "OWN_RESULTS",

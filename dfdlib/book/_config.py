@@ -8,8 +8,8 @@ from typing import Literal
 
 import yaml
 
-from dfdlib.book._answers import boxed, takes_data
-from dfdlib.book._files import book_root
+from dfdlib.book.chapter import book_root
+from dfdlib.book.scorecard import boxed, takes_data
 
 # What a chapter's outputs depend on besides its own code, which jupyter-cache looks at alone.
 _KEYED = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dfdlib.book._files import book_root, load_claims
+from dfdlib.book.chapter import book_root, load_claims
 
 _PAPERS = {
     "2601.21941": ("Dual-stream feature decorrelation", "zhu2026dfd"),

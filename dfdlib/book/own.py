@@ -18,12 +18,12 @@ from pathlib import Path
 import pandas as pd
 
 from dfdlib import data
-from dfdlib.book._chapter import brought
-from dfdlib.book._few import FEW, few, hide_few, pooled, presence, shares
-from dfdlib.book._files import book_root, results_folder, writable
-from dfdlib.data import Cohort, Schema, made_up
-from dfdlib.data._clinical import open_extract
-from dfdlib.data._validate import unknown
+from dfdlib.book import made_up
+from dfdlib.book.chapter import book_root, brought, results_folder, writable
+from dfdlib.book.suppression import FEW, few, hide_few, pooled, presence, shares
+from dfdlib.data import Cohort, Schema
+from dfdlib.data.clinical.extract import open_extract
+from dfdlib.errors import unknown
 from dfdlib.evaluation import Report, compare, evaluate
 from dfdlib.models import Method, Stage
 from dfdlib.training import fit

@@ -5,15 +5,173 @@ named in one place, `PRIMARY`, by patterns and not by what came out; `summarise`
 of their verdicts. No row is written by hand, so a result that is added is counted.
 """
 
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dfdlib.book._answers import answers, takes_data
-from dfdlib.book._chapter import claims_table
-from dfdlib.book._files import book_root, load_claims
-from dfdlib.book._primary import EVERY, PRIMARY, SEEDS, Part
+from dfdlib.book.chapter import book_root, claims_table, load_claims
+
+
+def answers(root: Path | None = None) -> dict[str, list[str]]:
+    """Find the chapters that answer each claim: those whose claim box names it in its title."""
+    root = root or book_root()
+    boxes = boxed(root)
+    return {
+        claim["id"]: [chapter for chapter, named in boxes.items() if claim["id"] in named]
+        for claim in load_claims(root)
+    }
+
+
+def boxed(root: Path) -> dict[str, list[str]]:
+    """What each chapter names in the titles of its claim boxes."""
+    found = {}
+    for path in sorted((root / "chapters").glob("*.ipynb")):
+        texts = ["".join(c["source"]) for c in _cells(path) if c["cell_type"] == "markdown"]
+        boxes = re.findall(r"\{admonition\}([^\n]*)\n:class: claim\b", "\n".join(texts))
+        found[path.stem] = re.findall(r"`([a-z-]+)`", " ".join(boxes))
+    return found
+
+
+def takes_data(root: Path, chapter: str) -> bool:
+    """Whether a chapter has the parameters `dataset` and `root`."""
+    for cell in _cells(root / "chapters" / f"{chapter}.ipynb"):
+        if "parameters" in cell["metadata"].get("tags", ()):
+            names = re.findall(r"(?m)^(\w+) *=", "".join(cell["source"]))
+            return {"dataset", "root"} <= set(names)
+    return False
+
+
+def _cells(notebook: Path) -> list[dict[str, Any]]:
+    return json.loads(notebook.read_text(encoding="utf8"))["cells"]
+
+
+SEEDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a claim says, and which results say so: patterns of what a result's file names.
+
+    Args:
+        says: in words.
+        methods: of the method; one has to fit.
+        asks: of the estimand; one has to fit.
+        without: of the data set; none may fit.
+    """
+
+    says: str
+    methods: tuple[str, ...] = ("*",)
+    asks: tuple[str, ...] = ("*",)
+    without: tuple[str, ...] = ()
+
+    def holds(self, result: Mapping[str, Any] | pd.Series) -> bool:
+        """Whether a result is one of these.
+
+        >>> part = Part(says="", methods=("DFD, *",), without=("*, mcar",))
+        >>> part.holds({"method": "DFD, MUSE", "estimand": "P(Y | X)", "dataset": "heart"})
+        True
+        """
+        return (
+            _fits(result["method"], self.methods)
+            and _fits(result["estimand"], self.asks)
+            and not _fits(result["dataset"], self.without)
+        )
+
+
+def _fits(text: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+# The one place that names the primary results of a claim: the method as described, on every data
+# set, backbone and size. Not counted are variants, rivals, and data sets that are controls, because
+# the claim says nothing of them. A claim that is not named here counts every result. What has fewer
+# than SEEDS seeds (the maps) never counts.
+_DFD = Part(says="DFD as described", methods=("DFD, *", "dual branch*"))
+_NONE_MISSING_FOR_A_REASON = ("*mcar", "*strength 0 to 2")
+_MMVM = Part(says="MMVM against every other model", methods=("MMVM against *",))
+_ALONE = Part(says="MMVM against a VAE per view", methods=("MMVM against independent",))
+PRIMARY = {
+    "dfd-gain": (_DFD,),
+    "dfd-mi-ablation": (
+        Part(says="with the term against without", methods=("without MI, *", "dual branch*")),
+    ),
+    "dfd-tsne": (_DFD,),
+    "dfd-gate": (
+        Part(
+            says="a learned gate, cause and bias on edges of their own",
+            methods=("learned, *",),
+            without=("*confounded-linear",),
+        ),
+    ),
+    "dfd-gce": (
+        Part(says="q = 0.7, easy bias", methods=("q = 0.7, *",), without=("*xor", "*parity")),
+    ),
+    "dfd-mi": (_DFD,),
+    "dfd-bias-probe": (_DFD,),
+    "dfd-intervention": (
+        Part(says="DFD, something injected", methods=("DFD, *",), without=("*strength 0",)),
+    ),
+    "dfd-warmup": (Part(says="15 epochs against none", methods=("L_d 0, *",)),),
+    "dfd-transformers": (_DFD,),
+    "missingness-bias": (
+        Part(
+            says="the naive network loses to the oracle",
+            methods=("naive, *",),
+            without=_NONE_MISSING_FOR_A_REASON,
+        ),
+        Part(
+            says="stratified adjustment gains on it",
+            methods=("stratified, *", "deconfounder*"),
+            without=_NONE_MISSING_FOR_A_REASON,
+        ),
+    ),
+    "missingness-substitute": (
+        Part(
+            says="the substitute gains on the naive network",
+            methods=("substitute*",),
+            without=_NONE_MISSING_FOR_A_REASON,
+        ),
+    ),
+    "distribution-bias": (
+        Part(says="ERM loses elsewhere", methods=("ERM, *", "*, ERM")),
+        Part(says="DFD gains on it", methods=("DFD, *",)),
+    ),
+    "deconfounding-compatible": (Part(says="both against neither", methods=("both*",)),),
+    "mmvm-best-vae": (
+        Part(
+            says="MMVM against every other VAE, all labels",
+            methods=("MMVM against *",),
+            asks=("auroc * 100 of MMVM, minus auroc * 100 of *",),
+        ),
+    ),
+    "mmvm-label-efficiency": (
+        Part(
+            says="MMVM with 10 % of the labels against supervised with all",
+            methods=("MMVM against *",),
+            asks=("auroc mean 10 of MMVM, minus auroc mean 100 of *",),
+        ),
+    ),
+    "mmvm-stability": (_MMVM,),
+    "mmvm-view-quality": (_ALONE,),
+    "mmvm-soft-sharing": (
+        Part(
+            says="MMVM against no sharing",
+            methods=("MMVM against no sharing", "MMVM against independent"),
+        ),
+    ),
+    "mmvm-label-noise": (_MMVM,),
+    "mmvm-single-modality": (_ALONE,),
+    "mmvm-other-metrics": (_MMVM,),
+    "mmvm-other-data": (_MMVM,),
+}
+EVERY = (Part(says="every result"),)
 
 __all__ = [
     "PRIMARY",
@@ -175,3 +333,102 @@ def reproduce(root: Path | None = None) -> pd.DataFrame:
                 run = f"papermill chapters/{name}.ipynb out.ipynb -p dataset {data} -p root FOLDER"
                 rows.append((claim["id"], data, name, run if name else ""))
     return pd.DataFrame(rows, columns=["claim", "data", "chapter", "command"])
+
+
+# ---------------- The scorecard as HTML: a folded entry per claim, readable on a phone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Every claim of one system, with its primary results; shows itself in a notebook."""
+
+    system: str
+    card: pd.DataFrame
+    results: pd.DataFrame
+    claims: list[dict[str, Any]]
+    chapters: dict[str, list[str]]
+
+    def __repr__(self) -> str:
+        """One line a claim and reach."""
+        lines = self.card[["claim", "reach", "verdict"]].to_numpy()
+        return "\n".join(f"{claim}, {reach}: {verdict}" for claim, reach, verdict in lines)
+
+    def _repr_html_(self) -> str:
+        return f'<div class="scorecard">{"".join(map(self._claim, self.claims))}</div>'
+
+    def _claim(self, claim: dict[str, Any]) -> str:
+        name = claim["id"]
+        rows = self.card[self.card["claim"] == name]
+        badges = "".join(
+            f'<span class="verdict {_slug(verdict)}">{reach}: {verdict}</span> '
+            for reach, verdict in rows[["reach", "verdict"]].to_numpy()
+        )
+        links = [f'<a href="about/claims.html#claim-{name}">what decides it</a>']
+        links += [
+            f'<a href="{stem}.html">chapter {int(stem[:2])}</a>' for stem in self.chapters[name]
+        ]
+        body = "".join(part for _, row in rows.iterrows() for part in self._reach(row))
+        return (
+            f"<details><summary><code>{name}</code> {badges}</summary>"
+            f"<p>{html.escape(claim['claim'])}</p><p>{' · '.join(links)}</p>{body}</details>"
+        )
+
+    def _reach(self, row: pd.Series) -> Iterator[str]:
+        here = self.results
+        here = here[(here["claim"] == row["claim"]) & (here["reach"] == row["reach"])]
+        missing = f" ({html.escape(row['missing'])})" if row["missing"] else ""
+        yield f"<p><strong>{row['reach']}: {row['verdict']}</strong>{missing}</p>"
+        primary = here[here["part"] != ""]
+        for (part, metric), some in primary.groupby(["part", "metric"], sort=False):
+            yield f"<p>{html.escape(part)}; {html.escape(metric)}</p>{_table(some)}"
+        if len(primary):
+            commands = "\n".join(primary["command"].unique())
+            shown = f"<pre>{html.escape(commands)}</pre>"
+            yield f"<details><summary>commands</summary>{shown}</details>"
+        others = here[here["part"] == ""]
+        if len(others):
+            counts = others["verdict"].value_counts()
+            said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+            yield f"<p>Beside it, not counted, {len(others)} variants and controls: {said}.</p>"
+
+
+def sheet(system_name: str, *, root: Path | None = None) -> Sheet:
+    """Unfold the scorecard of one system: each claim with its primary results and their commands.
+
+    Raises:
+        ValueError: a name that no system has.
+    """
+    root = root or book_root()
+    claims = [claim for claim in load_claims(root) if system(claim)[0] == system_name]
+    if not claims:
+        known = sorted({system(claim)[0] for claim in load_claims(root)})
+        raise ValueError(f"{system_name!r} is no system. Pass one of: {', '.join(known)}")
+    results = evidence(root)
+    rows = card(root, results=results)
+    return Sheet(
+        system=system_name,
+        card=rows[rows["system"] == system_name].reset_index(drop=True),
+        results=results,
+        claims=claims,
+        chapters=answers(root),
+    )
+
+
+_HEAD = ("data set", "method", "effect", "adjusted interval", "margin", "verdict", "seeds")
+
+
+def _table(results: pd.DataFrame) -> str:
+    head = "".join(f"<th>{title}</th>" for title in _HEAD)
+    body = "".join(f"<tr>{''.join(_columns(row))}</tr>" for _, row in results.iterrows())
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
+
+
+def _columns(row: pd.Series) -> Iterator[str]:
+    yield f"<td>{html.escape(row['dataset'])}</td><td>{html.escape(row['method'])}</td>"
+    yield f"<td>{row['effect']:+.3f}</td><td>{row['low']:+.3f} to {row['high']:+.3f}</td>"
+    yield f"<td>{row['margin']:g}</td><td>{row['verdict']}</td><td>{len(row['seeds'])}</td>"
+
+
+def _slug(verdict: str) -> str:
+    return re.sub(r"\W+", "-", verdict)

@@ -1,8 +1,7 @@
 """Structural causal models, missingness graphs and estimators on plain tables."""
 
 from dfdlib.causal import papers
-from dfdlib.causal._drawing import draw
-from dfdlib.causal._imputation import MultipleImputation, Pooled, rubin
+from dfdlib.causal.drawing import draw
 from dfdlib.causal.estimators import AIPW, IPW, BackdoorAdjustment
 from dfdlib.causal.graphs import (
     Answer,
@@ -15,6 +14,7 @@ from dfdlib.causal.graphs import (
     implied_independences,
     paths,
 )
+from dfdlib.causal.imputation import MultipleImputation, Pooled, rubin
 from dfdlib.causal.missingness import classify, hide, indicators, proxies, recoverable
 from dfdlib.causal.scm import SCM
 

@@ -5,17 +5,248 @@ levels; without one it is ``E[Y]`` for an outcome with NaN where it is missing, 
 problem with "observed" as the treatment.
 """
 
-from typing import Any
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, TypeVar
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from dfdlib.causal import _nuisance as nuisance
-from dfdlib.causal import _overlap
-from dfdlib.causal._arms import Arms
-from dfdlib.causal._estimator import Estimator, Solution, from_influence
-from dfdlib.causal._weighting import Weighted
+from dfdlib.causal import arms as nuisance
+from dfdlib.causal import overlap
+from dfdlib.causal import overlap as overlap_module
+from dfdlib.causal.arms import Arms, design, design_names, read_arms
+
+# Not typing.Self: the shape checks of the tests wrap each method by itself and cannot read it.
+E = TypeVar("E", bound="Estimator")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Mean outcome of each arm and the covariance of these estimates."""
+
+    means: np.ndarray
+    covariance: np.ndarray
+
+
+def from_influence(means: np.ndarray, influence: np.ndarray) -> Solution:
+    """Standard errors from the influence of each row on each mean, (n, arms)."""
+    centred = influence - influence.mean(axis=0)
+    return Solution(means, centred.T @ centred / len(influence) ** 2)
+
+
+class Estimator(ABC):
+    """The interface of an estimator: fit, estimate, diagnostics."""
+
+    def fit(
+        self: E,
+        data: Any = None,
+        *,
+        outcome: Any,
+        treatment: Any = None,
+        adjust: Any = (),
+        control: Any = None,
+        graph: nx.DiGraph | None = None,
+        propensity: Any = None,
+    ) -> E:
+        """Estimate from a table or from arrays.
+
+        Args:
+            data: A table; the other arguments then name its columns. Without it they are arrays.
+            outcome: Numbers; without a treatment, NaN where missing.
+            treatment: Up to 20 levels of any type; None for the mean of a partly missing outcome.
+            adjust: Names of covariates, or an array or table of them with one row per patient.
+            control: The level with which others are compared; the smallest unless said.
+            graph: A causal (or missingness) graph over the column names: an adjustment that it
+                does not support is refused.
+            propensity: For `IPW` and `AIPW`, the known probability of the treatment that is not
+                the control, or of the outcome being observed; without it, it is estimated.
+
+        Returns:
+            The fitted estimator.
+
+        Raises:
+            ValueError: For unknown columns, NaN, a constant treatment, no overlap, a propensity of
+                0 or 1, or an adjustment that the graph refuses, such as a descendant of the
+                treatment.
+        """
+        arms = read_arms(
+            data,
+            outcome=outcome,
+            treatment=treatment,
+            adjust=adjust,
+            control=control,
+            graph=graph,
+            propensity=propensity,
+        )
+        self.solution_ = self._solve(arms)
+        self.arms_ = arms
+        return self
+
+    def estimate(self, level: float = 0.95) -> pd.DataFrame:
+        """Report the estimates beside the naive ones.
+
+        Args:
+            level: Coverage of the normal intervals.
+
+        Returns:
+            One row per arm, ``do(T=t)``, then one per difference to the control, ``t - control``;
+            or the single row ``E[Y]``. Columns: ``naive`` (the plain mean of the arm, or of
+            complete cases), ``adjusted``, ``se``, ``low``, ``high``.
+        """
+        arms, solution = self._fitted()
+        k = len(arms.levels)
+        naive = np.array([arms.outcome[arms.arm == a].mean() for a in range(k)])
+        labels = [f"E[{arms.outcome_name}]"]
+        contrasts = [np.eye(k)]
+        if arms.treatment is not None:
+            others = [a for a in range(k) if a != arms.control]
+            labels = [f"do({arms.name(a)})" for a in range(k)]
+            labels += [f"{arms.levels[a]} - {arms.levels[arms.control]}" for a in others]
+            contrasts.append(np.eye(k)[others] - np.eye(k)[arms.control])
+        weights = np.vstack(contrasts)
+        adjusted = weights @ solution.means
+        se = np.sqrt(np.einsum("ij,jk,ik->i", weights, solution.covariance, weights))
+        half = NormalDist().inv_cdf(0.5 + level / 2) * se
+        return pd.DataFrame(
+            {
+                "naive": weights @ naive,
+                "adjusted": adjusted,
+                "se": se,
+                "low": adjusted - half,
+                "high": adjusted + half,
+            },
+            index=labels,
+        )
+
+    @abstractmethod
+    def diagnostics(self) -> pd.DataFrame:
+        """Say what to look at before believing the estimate."""
+
+    @abstractmethod
+    def _solve(self, arms: Arms) -> Solution:
+        """Means of the arms and their covariance."""
+
+    def _fitted(self) -> tuple[Arms, Solution]:
+        if not hasattr(self, "solution_"):
+            raise ValueError(f"{type(self).__name__} has seen no data: call fit first.")
+        return self.arms_, self.solution_
+
+
+class Weighted(Estimator):
+    """What the two estimators that weight by propensities share."""
+
+    propensity_model: Any
+    clip: float
+
+    def diagnostics(self) -> pd.DataFrame:
+        """Describe the weights.
+
+        Returns:
+            One row per arm: its ``rows``; the smallest and largest propensity of it among all
+            patients; how many were ``clipped``; the largest weight as a ``share`` of all in the
+            arm; the ``effective`` sample size ``(Σ w)² / Σ w²``; and how many patients of all lie
+            ``outside`` the range of some covariate in that arm, where a smooth propensity
+            extrapolates.
+        """
+        arms, _ = self._fitted()
+        table, outside = [], overlap_module.outside(arms)
+        for a in range(len(arms.levels)):
+            inside = arms.arm == a
+            w = 1 / self.propensity_[inside, a]
+            raw = self.raw_propensity_[:, a]
+            clipped = int((raw < self.clip).sum())
+            row = (len(w), raw.min(), raw.max(), clipped, w.max() / w.sum())
+            table.append((*row, w.sum() ** 2 / (w**2).sum(), outside[a]))
+        columns = ["rows", "lowest", "highest", "clipped", "share", "effective", "outside"]
+        index = [arms.name(a) for a in range(len(arms.levels))]
+        return pd.DataFrame(table, columns=columns, index=index)
+
+    def balance(self) -> pd.DataFrame:
+        """Compare each arm's covariates with those of all patients, before and after weighting.
+
+        Returns:
+            One row per arm and covariate: the distance of the arm's mean from the mean of all, in
+            standard deviations of all. After weighting it should be near 0.
+        """
+        arms, _ = self._fitted()
+        x = design(arms.covariates)
+        names = design_names(arms.covariates)
+        spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
+        table = []
+        for a in range(len(arms.levels)):
+            inside = arms.arm == a
+            before = (x[inside].mean(axis=0) - x.mean(axis=0)) / spread
+            w = 1 / self.propensity_[inside, a]
+            after = (np.average(x[inside], axis=0, weights=w) - x.mean(axis=0)) / spread
+            table += list(zip([arms.name(a)] * len(names), names, before, after, strict=True))
+        return pd.DataFrame(table, columns=["arm", "covariate", "before", "after"])
+
+    def overlap(self, bins: int = 20) -> pd.DataFrame:
+        """Count propensities by arm: the data of an overlap plot.
+
+        Args:
+            bins: Equal steps from 0 to 1.
+
+        Returns:
+            One row per ``propensity`` (of which arm), arm of the patients counted (``group``) and
+            bin: its ends ``low`` and ``high``, and the number of ``rows``.
+        """
+        arms, _ = self._fitted()
+        groups = {arms.name(a): arms.arm == a for a in range(len(arms.levels))}
+        if arms.treatment is None:
+            groups[arms.name(-1)] = arms.arm < 0
+        edges = np.linspace(0, 1, bins + 1)
+        tables = [
+            pd.DataFrame(
+                {
+                    "propensity": arms.name(a),
+                    "group": group,
+                    "low": edges[:-1],
+                    "high": edges[1:],
+                    "rows": np.histogram(self.raw_propensity_[rows, a], edges)[0],
+                }
+            )
+            for a in range(len(arms.levels))
+            for group, rows in groups.items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def gaps(self) -> pd.DataFrame:
+        """Find the values of each covariate at which nobody is in an arm.
+
+        A smooth propensity is never 0, and so passes over patients who cannot be in an arm at all.
+        Where it promises many and there is nobody, `fit` warns. One covariate is looked at at a
+        time: a hole in the combination of two shows only in strata.
+
+        Returns:
+            One row per arm and covariate: from ``low`` to ``high``, the run of values without
+            anybody in the arm in which most were ``expected``; its ``rows``; and ``chance``, a
+            bound on the probability of such a run if the propensity is right.
+        """
+        arms, _ = self._fitted()
+        return overlap_module.gaps(arms, self.raw_propensity_)
+
+    def _use(self, arms: Arms, raw: np.ndarray) -> np.ndarray:
+        """Check propensities, clip them, and say so."""
+        overlap_module.check_propensities(arms, raw)
+        overlap_module.warn_of_gaps(arms, raw, stacklevel=5)
+        low = raw < self.clip
+        if low.any():
+            warnings.warn(
+                f"{low.any(axis=1).sum()} of {len(raw)} rows have a propensity below "
+                f"{self.clip:g}; it was raised to that. This trades bias for variance: see "
+                f"diagnostics(), or pass clip=0.0 to leave the weights alone.",
+                stacklevel=4,
+            )
+        self.raw_propensity_ = raw
+        self.propensity_ = np.maximum(raw, self.clip)
+        return self.propensity_
+
 
 __all__ = ["AIPW", "IPW", "BackdoorAdjustment"]
 
@@ -73,7 +304,7 @@ class BackdoorAdjustment(Estimator):
         if self.outcome_model != "stratified":
             rows = [int((arms.arm == a).sum()) for a in range(len(arms.levels))]
             names = [arms.name(a) for a in range(len(arms.levels))]
-            return pd.DataFrame({"rows": rows, "outside": _overlap.outside(arms)}, index=names)
+            return pd.DataFrame({"rows": rows, "outside": overlap.outside(arms)}, index=names)
         codes, names, counts = nuisance.check_strata(arms)
         means = nuisance.cells(arms, arms.outcome, codes, len(names)) / counts
         columns = {"share": np.bincount(codes) / len(arms)}
@@ -90,7 +321,7 @@ class BackdoorAdjustment(Estimator):
             m = nuisance.outcomes(arms, "stratified")
             e = nuisance.propensities(arms, "stratified")
             return from_influence(m.mean(axis=0), nuisance.augmented(arms, m, e))
-        _overlap.check_ranges(arms)
+        overlap.check_ranges(arms)
         means = nuisance.outcomes(arms, self.outcome_model).mean(axis=0)
         rng = np.random.default_rng(self.seed)
         draws = []

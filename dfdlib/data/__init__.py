@@ -5,12 +5,11 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from dfdlib.data._clinical_flat import flatten
-from dfdlib.data._images import Images
-from dfdlib.data._ragged import Ragged
-from dfdlib.data._validate import unknown
+from dfdlib.data.arrays import Images, Ragged
 from dfdlib.data.cohort import Batch, Cohort, Schema, check_disjoint
+from dfdlib.data.flatten import flatten
 from dfdlib.data.tables import from_tables
+from dfdlib.errors import unknown
 
 __all__ = [
     "Batch",

@@ -9,12 +9,11 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._ingest_files import damaged, find
-from dfdlib.data._ingest_sources import SOURCES
-from dfdlib.data._shapes import count_of, kind_of
-from dfdlib.data._tables import TABLES
-from dfdlib.data._validate import unknown
+from dfdlib.data.clinical.files import damaged, find
+from dfdlib.data.clinical.schemas import SOURCES, TABLES
 from dfdlib.data.cohort import Cohort
+from dfdlib.data.shapes import count_of, kind_of
+from dfdlib.errors import unknown
 
 CLASSES = ("CN", "MCI", "AD")
 

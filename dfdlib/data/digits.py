@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_digits
 
-from dfdlib.data._validate import unknown
 from dfdlib.data.cohort import Cohort
+from dfdlib.errors import unknown
 
 Part = Literal["train", "test"]
 

@@ -11,10 +11,9 @@ import requests
 from tqdm.auto import tqdm
 from urllib3.exceptions import HTTPError
 
-from dfdlib.data._ingest_manifest import checksums
-from dfdlib.data._ingest_sources import SOURCES
-from dfdlib.data._tables import TABLES
-from dfdlib.data._validate import unknown
+from dfdlib.data.clinical.schemas import SOURCES, TABLES
+from dfdlib.data.ingest import checksums
+from dfdlib.errors import unknown
 
 SUMS = "SHA256SUMS.txt"
 

@@ -42,7 +42,7 @@ def load() -> Cohort:
         A cholesterol or blood pressure of 0 is missing, for cholesterol in all of Switzerland. In
         the copy that the table is built from, one man of 28 stood under Cleveland and belongs to
         Hungary, so it counted 304 and 293 patients where UCI counts 303 and 294
-        (`workflow/build_heart.py`). Two pairs of rows are equal in every value, one in Hungary and
+        (`tools/build_heart.py`). Two pairs of rows are equal in every value, one in Hungary and
         one in Long Beach. UCI has them too; they are kept, as patients of their own.
 
     Access:

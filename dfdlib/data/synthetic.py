@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dfdlib.causal import SCM
-from dfdlib.data._synthetic_model import (
+from dfdlib.data.cohort import Cohort
+from dfdlib.data.synthetic_model import (
     HIDEABLE,
     MODALITIES,
     SITES,
@@ -17,10 +18,9 @@ from dfdlib.data._synthetic_model import (
     Structure,
     Where,
     World,
+    answer,
     declare,
 )
-from dfdlib.data._synthetic_oracle import answer
-from dfdlib.data.cohort import Cohort
 
 ESTIMAND = "P(Y = 1 | do(observed causal features)), in the population of the training hospitals"
 

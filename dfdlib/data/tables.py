@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from dfdlib.data._tables_config import TablesConfig, read_config
-from dfdlib.data._tables_sql import Tables, open_tables
-from dfdlib.data._tables_values import code_id, told, values
-from dfdlib.data._validate import unknown
+from dfdlib.data.arrays import code_id
 from dfdlib.data.cohort import Cohort
+from dfdlib.data.tables_config import TablesConfig, read_config
+from dfdlib.data.tables_read import Tables, open_tables
+from dfdlib.data.tables_values import told, values
+from dfdlib.errors import unknown
 
 __all__ = ["code_id", "from_tables", "template"]
 

@@ -2,8 +2,8 @@
 
 from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.classifier import Classifier
-from dfdlib.models.codes import CodeBag
 from dfdlib.models.dfd import DFD
+from dfdlib.models.encoders import CodeBag
 from dfdlib.models.grape import GRAPE
 from dfdlib.models.group_dro import GroupDRO
 from dfdlib.models.heads import Deconfounder, Linear

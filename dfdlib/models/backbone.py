@@ -8,6 +8,27 @@ import torch.distributed.nn.functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+
+class Resizable(nn.Module):
+    """A module with tensors whose size comes from the training part, or from what is loaded."""
+
+    resizable: tuple[str, ...] = ()
+
+    def resize(self, name: str, *shape: int) -> None:
+        """Replace a buffer or parameter by zeros of another shape."""
+        old: Tensor = getattr(self, name)
+        new = old.new_zeros(shape)
+        setattr(self, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in self.resizable:
+            saved = state.get(prefix + name)
+            # equal sizes are left alone: an optimiser may already hold the parameter
+            if saved is not None and saved.shape != getattr(self, name).shape:
+                self.resize(name, *saved.shape)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
 #: What an edge's message is multiplied by: (n, M), (n, M, d), or a list with one of them per layer.
 EdgeWeight = Tensor | list[Tensor | None] | None
 

@@ -9,11 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
-from dfdlib.models._likelihood import cross_entropy, probabilities
 from dfdlib.models.backbone import optional
 from dfdlib.models.encoders import check_module, check_schema, make_encoders
 from dfdlib.models.heads import Linear
-from dfdlib.models.method import Method
+from dfdlib.models.method import Method, cross_entropy, probabilities
 
 
 class Classifier(Method):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dfdlib.data._validate import unknown
+from dfdlib.errors import unknown
 from dfdlib.models.backbone import EdgeWeight
 
 GateName = Literal["learned", "frozen", "constant"]

@@ -8,11 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
-from dfdlib.data._validate import unknown
-from dfdlib.models._patterns import Resizable
-from dfdlib.models._risks import head_weight, risks
+from dfdlib.errors import unknown
+from dfdlib.models.backbone import Resizable
 from dfdlib.models.classifier import Classifier
-from dfdlib.models.environments import Environments
+from dfdlib.models.environments import Environments, head_weight, risks
 
 
 class GroupDRO(Classifier):

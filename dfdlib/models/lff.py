@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.losses import RelativeDifficulty, gce_weighted_ce
-from dfdlib.models._difficulty_weight import difficulty_weight
 from dfdlib.models.backbone import optional
 from dfdlib.models.classifier import Classifier
+from dfdlib.models.method import difficulty_weight
 
 
 class LfF(Classifier):

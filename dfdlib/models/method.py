@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
+from dfdlib.losses import RelativeDifficulty, gce
+from dfdlib.models.backbone import batch_rows
 
 
 class Stage:
@@ -103,3 +106,56 @@ class Method(nn.Module, ABC):
     if TYPE_CHECKING:
         # torch types every attribute of a module as Tensor | Module
         def __getattr__(self, name: str) -> Any: ...
+
+
+# ---------------- From logits to a loss and to probabilities, for each task
+
+
+def cross_entropy(
+    logits: Tensor, y: Tensor, *weights: Float[Tensor, "n *labels"] | None, task: str
+) -> Tensor:
+    """Weighted mean over known labels; zero (with a gradient of zero) where none is known.
+
+    A weight is one number per patient, or per patient's label. Weights have a mean of 1 over the
+    training part, so the sum is divided by the number of labels.
+    """
+    known = ~y.isnan()
+    n = known.sum().clamp(min=1)
+    if task == "multiclass":
+        each = nn.functional.cross_entropy(logits, y.nan_to_num().long(), reduction="none")
+    else:
+        target = y.nan_to_num().reshape(logits.shape)
+        each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        known = known.reshape(logits.shape)
+    for weight in weights:
+        if weight is not None:
+            each = each * weight.reshape(*weight.shape, *[1] * (each.ndim - weight.ndim))
+    return (each * known).sum() / n
+
+
+def probabilities(logits: Float[Tensor, "... k"], *, task: str) -> Float[Tensor, "... c"]:
+    """Probability of each class (of each label, if multi-label)."""
+    logits = logits.float()
+    if task == "multiclass":
+        return logits.softmax(dim=-1)
+    p = logits.sigmoid()
+    return p if task == "multilabel" else torch.cat([1 - p, p], dim=-1)
+
+
+# ---------------- Relative difficulty where several processes hold a part of the batch each
+
+
+@torch.no_grad()
+def difficulty_weight(
+    difficulty: RelativeDifficulty,
+    logits: Float[Tensor, "n k"],
+    bias_logits: Float[Tensor, "n k"],
+    *,
+    y: Tensor,
+    index: Int[Tensor, " n"],
+) -> Tensor:
+    """W of each patient of this process, with the losses of all processes taken in."""
+    each = [gce(part, y, q=0, reduction="none") for part in (logits, bias_logits)]
+    rows = batch_rows(index)
+    w = difficulty(*map(batch_rows, each), batch_rows(y), rows)
+    return w[(rows == index.unsqueeze(1)).float().argmax(dim=1)]

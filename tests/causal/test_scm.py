@@ -227,7 +227,7 @@ def test_draw_tells_what_may_be_missing_and_what_says_so():
 
 
 def test_layout_keeps_arrows_off_nodes():
-    from dfdlib.causal._drawing import layout
+    from dfdlib.causal.drawing import layout
 
     graph = causal.dag("C -> X -> M -> Y; X -> Y; C -> Y")
     places = {k: np.array(v) for k, v in layout(graph).items()}

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dfdlib.data import adni, made_up
+from dfdlib.book import made_up
+from dfdlib.data import adni
 from dfdlib.data.ingest import ingest
 
 NAN = np.nan

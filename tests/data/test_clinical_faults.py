@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfdlib.data import eicu, load, made_up, mimic_iv
-from dfdlib.data._clinical_eicu import LAB_UNITS
-from dfdlib.data._tables import TABLES
+from dfdlib.book import made_up
+from dfdlib.data import eicu, load, mimic_iv
+from dfdlib.data.clinical.schemas import TABLES
+from dfdlib.data.eicu import LAB_UNITS
 from dfdlib.data.ingest import ingest
 
 # ---------------------------------------------------------------- a few patients in either schema

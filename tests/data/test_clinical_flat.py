@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from dfdlib.data import Cohort
-from dfdlib.data._clinical_flat import flatten
+from dfdlib.data.flatten import flatten
 
 NAN = np.nan
 # time, value, flag

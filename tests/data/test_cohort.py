@@ -384,7 +384,7 @@ def test_parts_and_batches_are_not_validated_again(monkeypatch):
         raise AssertionError("validated again")
 
     monkeypatch.setattr("dfdlib.data.cohort.read_modalities", fail)
-    monkeypatch.setattr("dfdlib.data._validate.labels", fail)
+    monkeypatch.setattr("dfdlib.data.validation.labels", fail)
     assert len(cohort.split((0.5, 0.5))) == 2
     assert len(list(cohort.batches(5))) == 3
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dfdlib.data import made_up
+from dfdlib.book import made_up
 from dfdlib.data.download import _Resuming, download
 from dfdlib.data.ingest import ingest
 

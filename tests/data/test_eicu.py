@@ -6,13 +6,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from dfdlib._leaks import audit_leaks
-from dfdlib.data import Cohort, check_disjoint, eicu, made_up
-from dfdlib.data._clinical_eicu import LAB_UNITS
-from dfdlib.data._tables import TABLES
+from dfdlib.book import made_up
+from dfdlib.data import Cohort, check_disjoint, eicu
+from dfdlib.data.clinical.schemas import TABLES
+from dfdlib.data.eicu import LAB_UNITS
 from dfdlib.data.ingest import ingest
 from dfdlib.data.tables import code_id
 from dfdlib.evaluation import out_of_fold, predict_proba, tabular
+from dfdlib.evaluation.leaks import audit_leaks
 from dfdlib.models import GRAPE, Classifier
 from dfdlib.models.series import SeriesTransformer
 from dfdlib.training import Stage, fit, load_model

@@ -25,7 +25,7 @@ needs_shared = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def script():
-    return runpy.run_path(str(ROOT / "workflow" / "build_heart.py"))
+    return runpy.run_path(str(ROOT / "tools" / "build_heart.py"))
 
 
 @pytest.fixture(scope="module")

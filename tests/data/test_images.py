@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dfdlib.data import Cohort
-from dfdlib.data._images import Images
+from dfdlib.data.arrays import Images
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier
 from dfdlib.models.vae import MultimodalVAE

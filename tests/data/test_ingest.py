@@ -16,9 +16,13 @@ import duckdb
 import pandas as pd
 import pytest
 
-from dfdlib.data import _duckdb, _ingest_convert, _ingest_sources, _tables, made_up
+from dfdlib.book import made_up
 from dfdlib.data import ingest as module
-from dfdlib.data._ingest_convert import connection
+from dfdlib.data import sql
+from dfdlib.data.clinical import convert as convert_module
+from dfdlib.data.clinical import schemas
+from dfdlib.data.clinical import schemas as schemas_module
+from dfdlib.data.clinical.convert import connection
 from dfdlib.data.ingest import ingest, read_manifest
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -90,14 +94,14 @@ def same(got, want):
 # ---------------------------------------------------------------- what comes out
 
 
-@pytest.mark.parametrize("dataset", _tables.TABLES)
+@pytest.mark.parametrize("dataset", schemas.TABLES)
 def test_every_declared_column_equals_what_pandas_reads(eicu, tmp_path, dataset):
     root = eicu
     if dataset != "eicu":
         root = made_up.write(dataset, tmp_path / "raw", n=60, seed=0, pixels=8)
     manifest = ingest(dataset, root, tmp_path / "out", threads=1)
-    assert list(manifest["tables"]) == list(_tables.TABLES[dataset])
-    for table, declared in _tables.TABLES[dataset].items():
+    assert list(manifest["tables"]) == list(schemas.TABLES[dataset])
+    for table, declared in schemas.TABLES[dataset].items():
         stored = manifest["tables"][table]
         relation = duckdb.sql(f"FROM '{tmp_path}/out/{table}.parquet'")
         types = dict(zip(relation.columns, map(str, relation.types), strict=True))
@@ -105,7 +109,7 @@ def test_every_declared_column_equals_what_pandas_reads(eicu, tmp_path, dataset)
         assert {n: t for n, t in types.items() if n in declared} == {
             n: t for n, t in declared.items() if "*" not in n
         }
-        name = _ingest_sources.SOURCES[dataset].stem.format(table)
+        name = schemas_module.SOURCES[dataset].stem.format(table)
         (path,) = (
             p for p in root.rglob("*.csv*") if p.name.lower().split(".csv")[0] == name.lower()
         )
@@ -260,7 +264,7 @@ def test_what_is_no_whole_number_is_refused_beside_text_among_measurements(tmp_p
 
 def test_patterns_stand_for_columns_that_are_not_declared_by_name(raw, tmp_path, monkeypatch):
     declared = {"RID": "INTEGER", "EXAMDATE_PET": "DATE", "*_PET": "DOUBLE", "st[0-9]*": "DOUBLE"}
-    monkeypatch.setitem(_tables.TABLES, "adni", {"visits": declared})
+    monkeypatch.setitem(schemas.TABLES, "adni", {"visits": declared})
     (raw / "TADPOLE_D1_D2.csv").write_text(
         "RID,EXAMDATE_PET,Frontal_PET,STATUS,ST1SV,Temporal_PET\n2,2010-01-31,1.5, ,3, \n"
     )
@@ -288,7 +292,7 @@ def test_the_manifest_says_what_was_read_and_written(raw, tmp_path):
     assert table["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert table["sha256"] == hashlib.sha256(parquet.read_bytes()).hexdigest()
     assert table["bytes"] == parquet.stat().st_size
-    assert table["columns"] == _tables.TABLES["eicu"]["hospital"]
+    assert table["columns"] == schemas.TABLES["eicu"]["hospital"]
     assert manifest["dataset"] == "eicu"
     assert manifest["version"] == "unknown"
     assert read_manifest(tmp_path / "out") == manifest
@@ -304,7 +308,7 @@ def converted(monkeypatch):
 
     def convert(raw, *arguments, **options):
         names.append(raw.table)
-        return _ingest_convert.convert(raw, *arguments, **options)
+        return convert_module.convert(raw, *arguments, **options)
 
     monkeypatch.setattr(module, "convert", convert)
     return names
@@ -323,7 +327,7 @@ def test_only_what_changed_is_done_again(raw, tmp_path, converted, monkeypatch):
     write(raw / "hospital.csv", HOSPITALS + "70,<100,t,West\n")
     assert hospitals(raw, out)["tables"]["hospital"]["rows"] == 4
     assert converted == ["hospital"] * 3
-    monkeypatch.setitem(_tables.TABLES["eicu"], "hospital", {"hospitalid": "BIGINT"})
+    monkeypatch.setitem(schemas.TABLES["eicu"], "hospital", {"hospitalid": "BIGINT"})
     assert hospitals(raw, out)["tables"]["hospital"]["columns"] == {"hospitalid": "BIGINT"}
     assert converted == ["hospital"] * 4
 
@@ -333,7 +337,7 @@ def test_an_interrupted_run_goes_on_with_the_next_table(eicu, tmp_path, converte
         if raw.table == "diagnosis":
             arguments[0].write_bytes(b"half")
             raise KeyboardInterrupt
-        return _ingest_convert.convert(raw, *arguments, **options)
+        return convert_module.convert(raw, *arguments, **options)
 
     with monkeypatch.context() as context:
         context.setattr(module, "convert", interrupted)
@@ -342,7 +346,7 @@ def test_an_interrupted_run_goes_on_with_the_next_table(eicu, tmp_path, converte
     done = ["patient", "hospital", "admissiondx"]
     assert list(read_manifest(tmp_path)["tables"]) == done
     manifest = ingest("eicu", eicu, tmp_path, threads=1)
-    assert converted == [name for name in _tables.TABLES["eicu"] if name not in done]
+    assert converted == [name for name in schemas.TABLES["eicu"] if name not in done]
     assert set(left(tmp_path)) == {f"{t}.parquet" for t in manifest["tables"]} | {"manifest.json"}
     assert manifest == ingest("eicu", eicu, tmp_path / "again", threads=1)
 
@@ -351,7 +355,7 @@ def test_a_conversion_that_is_interrupted_leaves_nothing(eicu, tmp_path, monkeyp
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_ingest_convert.os, "fsync", stop)
+    monkeypatch.setattr(convert_module.os, "fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         ingest("eicu", eicu, tmp_path, tables=["lab"], threads=1)
     assert left(tmp_path) == []
@@ -475,8 +479,8 @@ def test_two_files_for_one_table_are_refused(raw, tmp_path):
 
 
 def versions(monkeypatch, **options):
-    source = dataclasses.replace(_ingest_sources.SOURCES["eicu"], **options)
-    monkeypatch.setitem(_ingest_sources.SOURCES, "eicu", source)
+    source = dataclasses.replace(schemas_module.SOURCES["eicu"], **options)
+    monkeypatch.setitem(schemas_module.SOURCES, "eicu", source)
 
 
 def test_another_version_is_refused_unless_it_is_asked_for(raw, tmp_path, monkeypatch):
@@ -589,11 +593,11 @@ def test_the_demo_of_eicu_is_read_as_pandas_reads_it(name, tmp_path):
     version, skip = REAL[name]
     manifest = ingest("eicu", root, tmp_path, skip=skip, threads=1)
     assert manifest["version"] == version
-    assert set(manifest["tables"]) == set(_tables.TABLES["eicu"]) - set(skip)
+    assert set(manifest["tables"]) == set(schemas.TABLES["eicu"]) - set(skip)
     for table, stored in manifest["tables"].items():
         assert stored["unreadable"] == {}
         (path,) = (p for p in root.iterdir() if p.name.lower().split(".")[0] == table)
-        columns = _tables.TABLES["eicu"][table]
+        columns = schemas.TABLES["eicu"][table]
         want = expected(path, columns)
         got = duckdb.sql(f"FROM '{tmp_path / table}.parquet'").df()
         assert len(got) == len(want)
@@ -606,7 +610,7 @@ def test_takes_as_many_threads_as_the_process_has_cores(
     given: int | None, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3}, raising=False)
-    monkeypatch.setattr(_duckdb, "_AFFINITY", True)
+    monkeypatch.setattr(sql, "_AFFINITY", True)
     with connection(memory="1GB", threads=given) as connected:
         found = connected.execute("SELECT current_setting('threads')").fetchone()
     assert found == (used,)

@@ -12,8 +12,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from dfdlib.data import _made_up_draw, made_up
-from dfdlib.data._tables import LABELS, TABLES
+from dfdlib.book import made_up
+from dfdlib.book.made_up import draw
+from dfdlib.data.clinical.schemas import LABELS, TABLES
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 DATASETS = tuple(TABLES)
@@ -137,7 +138,7 @@ def test_one_file_does_not_depend_on_the_others(tmp_path, dataset, name):
 
 @pytest.mark.parametrize(("dataset", "name"), [("eicu", "patient"), ("adni", "TADPOLE_D1_D2")])
 def test_the_first_patients_are_the_same_in_larger_data_sets(tmp_path, monkeypatch, dataset, name):
-    monkeypatch.setattr(_made_up_draw, "BLOCK", 25)
+    monkeypatch.setattr(draw, "BLOCK", 25)
     one = contents(made_up.write(dataset, tmp_path / "a", n=25, seed=0, only=[name]))
     two = contents(made_up.write(dataset, tmp_path / "b", n=60, seed=0, only=[name]))
     ((path, first),) = one.items()

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from dfdlib.data import _cxr_convert, check_disjoint, made_up, mimic_cxr
-from dfdlib.data._images import Images
+from dfdlib.book import made_up
+from dfdlib.data import check_disjoint, mimic_cxr
+from dfdlib.data.arrays import Images
+from dfdlib.data.clinical import pictures
 
 LABELS = [
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum"),
@@ -120,15 +122,15 @@ def test_an_image_is_cropped_in_the_middle_resized_and_equalised(size):
     h, w = array.shape
     side = min(h, w)
     middle = array[(h - side) // 2 :, (w - side) // 2 :][:side, :side]
-    np.testing.assert_array_equal(_cxr_convert.square(image, side), equalised(middle))
+    np.testing.assert_array_equal(pictures.square(image, side), equalised(middle))
     smaller = np.asarray(Image.fromarray(middle).resize((20, 20), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(_cxr_convert.square(image, 20), equalised(smaller))
+    np.testing.assert_array_equal(pictures.square(image, 20), equalised(smaller))
 
 
 def test_colour_becomes_grey():
     grey = picture(2)
     colour = Image.merge("RGB", [grey] * 3)
-    np.testing.assert_array_equal(_cxr_convert.square(colour, 9), _cxr_convert.square(grey, 9))
+    np.testing.assert_array_equal(pictures.square(colour, 9), pictures.square(grey, 9))
 
 
 def test_the_array_holds_the_converted_files(converted):
@@ -142,7 +144,7 @@ def test_the_array_holds_the_converted_files(converted):
             study = name.split("-")[0]
             file = converted / "files" / f"p{subject // 10**6}" / f"p{subject}" / f"s{study}"
             with Image.open(file / f"{name}.jpg") as image:
-                expected = _cxr_convert.square(image, 16)
+                expected = pictures.square(image, 16)
             assert torch.equal(pixels[0], torch.from_numpy(expected / 255).float())
 
 
@@ -243,8 +245,8 @@ def test_unreadable_files_are_dropped_and_logged(root, caplog):
 @pytest.mark.parametrize("after", [0, 7, 40])
 def test_a_kill_loses_only_what_was_in_work(root, converted, monkeypatch, after):
     """Stopped after so many images, then gone on: the same bytes, and little done twice."""
-    monkeypatch.setattr(_cxr_convert, "PART", 4)
-    read, calls = _cxr_convert.read_square, itertools.count()
+    monkeypatch.setattr(pictures, "PART", 4)
+    read, calls = pictures.read_square, itertools.count()
 
     def killed(file, size):
         if next(calls) == after:
@@ -252,7 +254,7 @@ def test_a_kill_loses_only_what_was_in_work(root, converted, monkeypatch, after)
         return read(file, size)
 
     out = root / "again"
-    monkeypatch.setattr(_cxr_convert, "read_square", killed)
+    monkeypatch.setattr(pictures, "read_square", killed)
     with pytest.raises(KeyboardInterrupt):
         mimic_cxr.convert(root, out, size=16)
     assert not (out / "images.npy").exists()
@@ -260,7 +262,7 @@ def test_a_kill_loses_only_what_was_in_work(root, converted, monkeypatch, after)
         mimic_cxr.load(out, size=16)
     redone = []
     monkeypatch.setattr(
-        _cxr_convert, "read_square", lambda file, size: redone.append(file) or read(file, size)
+        pictures, "read_square", lambda file, size: redone.append(file) or read(file, size)
     )
     mimic_cxr.convert(root, out, size=16)
     assert len(redone) <= 57 - after + 4
@@ -272,7 +274,7 @@ def test_a_kill_loses_only_what_was_in_work(root, converted, monkeypatch, after)
 
 
 def test_several_may_convert_into_one_folder(root, converted, monkeypatch):
-    monkeypatch.setattr(_cxr_convert, "PART", 2)
+    monkeypatch.setattr(pictures, "PART", 2)
     errors = []
 
     def work():
@@ -307,9 +309,9 @@ def test_what_arrives_or_changes_is_taken_and_nothing_else_is_read(converted, mo
     changed = files / "p10" / "p10000032" / "s50000001" / "50000001-1.jpg"
     picture(99).save(changed, quality=95)
     (files / "p14" / "p14000005" / "s50000009" / "50000009-0.jpg").unlink()  # to save room
-    read, asked = _cxr_convert.read_square, []
+    read, asked = pictures.read_square, []
     monkeypatch.setattr(
-        _cxr_convert, "read_square", lambda file, size: asked.append(file.stem) or read(file, size)
+        pictures, "read_square", lambda file, size: asked.append(file.stem) or read(file, size)
     )
     before = np.load(converted / "dfdlib-16" / "images.npy")
     out = mimic_cxr.convert(converted, size=16)
@@ -368,7 +370,7 @@ def test_a_kill_while_the_files_take_their_names_is_told_and_mended(converted, m
 
     out = converted / "dfdlib-16"
     with monkeypatch.context() as patched:
-        patched.setattr(_cxr_convert.Conversion, "finish", killed)
+        patched.setattr(pictures.Conversion, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             mimic_cxr.convert(converted, size=16)
     with pytest.raises(FileNotFoundError, match=r"stopped while .* Call it again: dfdlib data"):
@@ -423,7 +425,7 @@ def test_what_contradicts_itself_is_left_out_and_counted(root):
 def test_pictures_of_other_forms_become_the_same(kind):
     """Deep grey keeps its shades, a turned picture is turned back."""
     picture_8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    expected = _cxr_convert.square(Image.fromarray(picture_8), 16)
+    expected = pictures.square(Image.fromarray(picture_8), 16)
     if kind == "turned":
         other = Image.fromarray(np.rot90(picture_8))  # tag 6: turn by 90 degrees to the right
         exif = other.getexif()
@@ -431,7 +433,7 @@ def test_pictures_of_other_forms_become_the_same(kind):
     else:
         dtype = {"16 bits": np.uint16, "32 bits": np.int32, "floats": np.float32}[kind]
         other = Image.fromarray(picture_8.astype(dtype) * dtype(16) + dtype(3))
-    np.testing.assert_array_equal(_cxr_convert.square(other, 16), expected)
+    np.testing.assert_array_equal(pictures.square(other, 16), expected)
 
 
 def test_one_huge_picture_does_not_stop_the_rest(root, monkeypatch):
@@ -495,7 +497,7 @@ def test_a_folder_with_another_conversion_is_refused(converted):
 
 
 def test_a_full_disk_is_told_before_anything_is_converted(root, monkeypatch):
-    monkeypatch.setattr(_cxr_convert.shutil, "disk_usage", lambda _: type("U", (), {"free": 3}))
+    monkeypatch.setattr(pictures.shutil, "disk_usage", lambda _: type("U", (), {"free": 3}))
     with pytest.raises(OSError, match=r"has 0.0 GB free, and the array needs 0.0 GB more. Pass"):
         mimic_cxr.convert(root, size=16)
 
@@ -596,6 +598,6 @@ def test_made_up_studies_convert_and_load(tmp_path):
     names = names_of(cohort, out)[1]
     for row in (0, len(cohort) - 1):
         with Image.open(next((root / "files").rglob(f"{names[row]}.jpg"))) as image:
-            expected = torch.from_numpy(_cxr_convert.square(image, 16) / 255).float()
+            expected = torch.from_numpy(pictures.square(image, 16) / 255).float()
         batch = next(cohort.select([row]).batches(1))
         assert torch.equal(batch.x["lateral"][0, 0], expected)

@@ -4,12 +4,13 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 
-from dfdlib.data import made_up, mimic_iv
-from dfdlib.data._clinical_notes import N_WORDS
-from dfdlib.data._tables import TABLES
+from dfdlib.book import made_up
+from dfdlib.data import mimic_iv
+from dfdlib.data.clinical.schemas import TABLES
 from dfdlib.data.ingest import ingest
+from dfdlib.data.mimic_iv import N_WORDS
 from dfdlib.data.tables import code_id
-from dfdlib.models.codes import CodeBag
+from dfdlib.models.encoders import CodeBag
 
 PATIENTS = pd.DataFrame(
     [(1, "M", 60, 2150, "2150-04-11"), (2, "F", 17, 2150, None), (3, "F", 40, 2150, "2151-01-02"),

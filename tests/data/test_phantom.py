@@ -10,17 +10,14 @@ import pytest
 import torch
 
 from dfdlib import causal
-from dfdlib.data import _phantom_projection as projection
 from dfdlib.data import check_disjoint, phantom
-from dfdlib.data._phantom_anatomy import Thorax
-from dfdlib.data._phantom_bodies import Bodies, Draws
-from dfdlib.data._phantom_findings import Disease
-from dfdlib.data._phantom_model import FINDINGS, NODE
-from dfdlib.data._phantom_projection import Box, Interval, Pose, Shadows, crossed, splat
-from dfdlib.data._phantom_scene import Scene, _bare
-from dfdlib.data._phantom_style import expose
-from dfdlib.data._phantom_style import pose as draw_pose
-from dfdlib.data._phantom_tubes import Tube
+from dfdlib.data.phantom import projection as projection
+from dfdlib.data.phantom.anatomy import Bodies, Draws, Thorax
+from dfdlib.data.phantom.findings import Disease
+from dfdlib.data.phantom.model import FINDINGS, NODE
+from dfdlib.data.phantom.picture import Scene, _bare, expose
+from dfdlib.data.phantom.picture import pose as draw_pose
+from dfdlib.data.phantom.projection import Box, Interval, Pose, Shadows, Tube, crossed, splat
 
 ROOT = Path(__file__).parents[2]
 SIZE = 20

@@ -15,7 +15,7 @@ from sklearn.metrics import mutual_info_score, roc_auc_score
 
 from dfdlib import causal, data
 from dfdlib.data import synthetic
-from dfdlib.data._synthetic_model import AVAILABILITY, MODALITIES
+from dfdlib.data.synthetic_model import AVAILABILITY, MODALITIES
 
 ROOT = Path(__file__).parents[2]
 HIDEABLE = MODALITIES[1:]

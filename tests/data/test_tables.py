@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from dfdlib.data import made_up
+from dfdlib.book import made_up
 from dfdlib.data.tables import code_id, from_tables, template
 
 NAN = np.nan

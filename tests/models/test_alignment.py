@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from dfdlib import data
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import DFD, GRAPE
-from dfdlib.models._alignment import Alignment
+from dfdlib.models.dfd_parts import Alignment
 from dfdlib.training import Stage, fit
 
 M = 3

@@ -12,12 +12,11 @@ from dfdlib import data
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier, Deconfounder, TokenTransformer
-from dfdlib.models._risks import risks
 from dfdlib.models.baselines import CORAL, IRM, VREx
+from dfdlib.models.environments import MomentMatching, risks
 from dfdlib.models.group_dro import GroupDRO
 from dfdlib.models.lff import LfF
 from dfdlib.models.m3care import M3Care
-from dfdlib.models.moments import MomentMatching
 from dfdlib.training import Stage, fit, load_model
 
 METHODS = [IRM, VREx, CORAL, GroupDRO]

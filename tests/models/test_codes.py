@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from dfdlib.data import Cohort, Ragged
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier
-from dfdlib.models.codes import CodeBag
+from dfdlib.models.encoders import CodeBag
 from dfdlib.training import Stage, fit, load_model
 
 BIG = 7_000_000_000_000_000_000  # hashed names are large

@@ -9,7 +9,7 @@ from torch import nn
 
 from dfdlib.data import Cohort
 from dfdlib.models import DFD, GRAPE, MUSE, Deconfounder, TokenTransformer
-from dfdlib.models._dfd_options import WEIGHT_OF
+from dfdlib.models.dfd import WEIGHT_OF
 from dfdlib.training import Stage, fit
 
 

@@ -7,8 +7,9 @@ from sklearn.linear_model import LogisticRegression
 
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import DFD, GRAPE, Deconfounder, _memory
-from dfdlib.models._memory import Memory
+from dfdlib.models import DFD, GRAPE, Deconfounder
+from dfdlib.models import memory as memory_module
+from dfdlib.models.memory import Memory
 from dfdlib.training import Stage, fit
 
 RULES = ["concat", "causal", "marginal", "causal_refit", "bias", "bias_refit"]
@@ -195,7 +196,7 @@ def test_samples_of_a_sorted_training_part_come_from_all_of_it():
 
 
 def test_many_patients_are_read_off_a_random_part(monkeypatch):
-    monkeypatch.setattr(_memory, "MAX_ROWS", 60)
+    monkeypatch.setattr(memory_module, "MAX_ROWS", 60)
     h, y = rows()
     kept = memory()
     found = kept.fix(batches(h, y))

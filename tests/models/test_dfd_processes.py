@@ -10,7 +10,7 @@ import torch
 
 from dfdlib.data import Cohort
 from dfdlib.models import DFD, GRAPE
-from dfdlib.models._decorrelation import Decorrelation
+from dfdlib.models.dfd_parts import Decorrelation
 from dfdlib.training import Stage, fit
 
 # models of a few steps have the signatures of failure

@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from dfdlib.data import Cohort
-from dfdlib.models.codes import CodeBag
-from dfdlib.models.encoders import CategoricalEncoder, VectorEncoder, make_encoders
+from dfdlib.models.encoders import CategoricalEncoder, CodeBag, VectorEncoder, make_encoders
 from dfdlib.models.series import SeriesGRU
 
 

@@ -15,8 +15,8 @@ from dfdlib.data import Cohort
 from dfdlib.data.synthetic import PRESETS
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier, Deconfounder, TokenTransformer
-from dfdlib.models._patterns import LatentClasses, Patterns, average, pattern_propensity
 from dfdlib.models.heads import ROUTES
+from dfdlib.models.patterns import LatentClasses, Patterns, average, pattern_propensity
 from dfdlib.training import Stage, fit, load_model
 
 TASKS = ["binary", "multiclass", "multilabel"]

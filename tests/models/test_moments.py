@@ -6,8 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from dfdlib.data import Cohort
-from dfdlib.models.environments import Environments
-from dfdlib.models.moments import MomentMatching
+from dfdlib.models.environments import Environments, MomentMatching
 
 
 def batch(n=60, d=3, n_classes=2, n_environments=3, seed=0, dtype=torch.double):

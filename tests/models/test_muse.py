@@ -10,9 +10,8 @@ import torch
 from dfdlib.data import Cohort
 from dfdlib.graph import EdgeListGRAPE
 from dfdlib.models import Classifier
-from dfdlib.models._cells import Grid
-from dfdlib.models._contrast import drop_edges, same_label, same_patient
-from dfdlib.models.muse import MUSE
+from dfdlib.models.grape import Grid
+from dfdlib.models.muse import MUSE, drop_edges, same_label, same_patient
 from dfdlib.training import Stage, fit
 
 N, M, D = 7, 4, 6

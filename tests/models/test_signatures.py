@@ -8,7 +8,7 @@ import torch
 
 from dfdlib.data import Cohort
 from dfdlib.models import DFD, GRAPE
-from dfdlib.models._signatures import ADVICE, LIMITS, GateReading, likeness, signatures
+from dfdlib.models.dfd_parts import ADVICE, LIMITS, GateReading, likeness, signatures
 from dfdlib.training import Stage, fit
 
 HEALTHY = {

@@ -9,10 +9,16 @@ from scipy import stats
 from torch import nn
 
 from dfdlib.data import Cohort
-from dfdlib.models._residual import ResidualDecoder, ResidualEncoder
-from dfdlib.models._vae_networks import ImageDecoder, ImageEncoder, VectorDecoder, VectorEncoder
-from dfdlib.models._views import View
 from dfdlib.models.vae import MultimodalVAE
+from dfdlib.models.vae_networks import (
+    ImageDecoder,
+    ImageEncoder,
+    ResidualDecoder,
+    ResidualEncoder,
+    VectorDecoder,
+    VectorEncoder,
+)
+from dfdlib.models.vae_views import View
 
 
 @pytest.mark.parametrize("size", [(1, 8, 8), (3, 32, 32), (1, 28, 33), (2, 9, 20), (1, 64, 48)])

@@ -8,8 +8,7 @@ from lightning_fabric import Fabric
 from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier, fusion
-from dfdlib.models._vae_options import ANNEALED, prior_weight
-from dfdlib.models.vae import PRIORS, MultimodalVAE
+from dfdlib.models.vae import ANNEALED, PRIORS, MultimodalVAE, prior_weight
 from dfdlib.training import Stage, fit, load_model
 
 

@@ -1,0 +1,1 @@
+"""What the loaders of credentialed data sets share."""

@@ -1,0 +1,222 @@
+"""What entered of a user's own tables, in the form that a cohort takes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dfdlib.data.arrays import Ragged, code_id
+from dfdlib.data.shapes import kind_of, shape_of
+from dfdlib.data.tables_config import ModalityConfig, TablesConfig
+from dfdlib.data.tables_files import measure
+from dfdlib.data.tables_read import Tables
+
+_TAKE = {
+    "last": "arg_max({0}, (t, {0}))",
+    "first": "arg_min({0}, (t, {0}))",
+    # summed without rounding errors, so that the order in which threads read does not matter
+    "mean": "favg({0})",
+    "min": "min({0})",
+    "max": "max({0})",
+}
+
+
+def values(config: TablesConfig, tables: Tables, modality: ModalityConfig, n: int) -> Any:
+    """Bring what entered of a modality into the form that a cohort takes."""
+    tables.open_cells(modality)
+    if modality.kind == "codes":
+        return _codes(tables, n)
+    if modality.kind == "categorical" and modality.levels is not None:
+        return _levels(config, modality, tables, n)
+    _refuse_words(config, tables, modality)
+    if modality.kind == "series":
+        return _series(modality, tables, n)
+    cells = _one_each(tables, modality, measure("text"))
+    grid = _grid(modality, cells, np.ma.filled(cells["taken"].astype(float), np.nan), n)
+    if modality.kind == "categorical":
+        _refuse_no_category(modality, grid)
+    return grid
+
+
+def told(cells: Mapping[str, int]) -> str:
+    """Say what kinds of things cells hold, and how many of each; no cell is repeated.
+
+    Args:
+        cells: How often each stands in a column.
+    """
+    kinds: Counter[str] = Counter()
+    for cell, n in cells.items():
+        kinds[shape_of(cell) if len(cells) == 1 else kind_of(cell)] += n
+    listed = [kind if n == 1 else f"{n} times {kind}" for kind, n in kinds.most_common(4)]
+    return ", ".join(listed) + (", …" if len(kinds) > 4 else "")
+
+
+def advice(cells: Mapping[str, int]) -> str:
+    """Say what to do about cells that are no numbers, without losing what stands in them."""
+    kinds: Counter[str] = Counter()
+    for cell, n in cells.items():
+        kinds[kind_of(cell)] += n
+    if "a number with a decimal comma" in kinds:
+        return _ADVICE["a number with a decimal comma"]
+    return next((_ADVICE[kind] for kind, _ in kinds.most_common() if kind in _ADVICE), _WORDS)
+
+
+_WORDS = "List it in config['missing']['values'], or write config['missing']['text']: missing"
+_ADVICE = {
+    "a number with a decimal comma": "Save the file with decimal points: 1.5, not a comma",
+    "a number with a comma": "Write 1.5 or 1500, as it is meant, without a comma",
+    "a number with thousands apart": "Write numbers without a sign between thousands: 1500",
+    "a limit (< or > before a number)": (
+        "A limit is no missing value: write the number that shall stand for it, such as the limit "
+        "itself, and a column that says so. config['missing']['text']: missing would lose it"
+    ),
+    "a number with a per cent sign": "Write the number alone; the unit belongs into the name",
+    "a number and a word": (
+        "Write numbers alone, all in one unit; the unit belongs into the name of the column"
+    ),
+    "a date": "A date is no number: name it as a time, or write days since time zero",
+    "a time of day": "A time of day is no number: write minutes or hours",
+    "two numbers": "Write a column for each of the two numbers",
+    "an infinite number": "Write the largest number that can be measured, or leave the cell empty",
+}
+
+
+def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig) -> None:
+    """Refuse words in columns of numbers, unless they count as missing."""
+    value = measure("text")
+    found = pd.DataFrame(
+        tables.fetch(
+            f"SELECT flag, text, count(*) AS n FROM cell WHERE {value} IS NULL "
+            "GROUP BY flag, text ORDER BY flag, n DESC, text LIMIT 100000"
+        )
+    )
+    for flag, rows in found.groupby("flag"):
+        column = int(flag)
+        cells = dict(zip(rows["text"], rows["n"].astype(int), strict=True))
+        n = sum(cells.values())
+        what = (
+            f"{modality.at(column)}: {modality.columns[column]!r} of {modality.file.name} holds "
+            f"{n} value{'s' if n > 1 else ''} that {'are' if n > 1 else 'is'} no "
+            f"number{'s' if n > 1 else ''}: {told(cells)}"
+        )
+        if config.text == "error":
+            how = advice(cells)
+            if how == _WORDS and modality.kind == "vector" and modality.item is None:
+                how = _no_number_at_all(tables, modality.columns[column], column) or how
+            if modality.kind == "categorical":
+                how = (
+                    "Write its levels in an order that stays: "
+                    f"{{{modality.columns[column]}: [one, other]}}"
+                )
+            raise ValueError(f"{what}. {how}")
+        lost = "" if advice(cells) == _WORDS else f". {advice(cells)}"
+        tables.notes.append(f"{what}. {'They are' if n > 1 else 'It is'} missing{lost}")
+    tables.fetch(f"DELETE FROM cell WHERE {value} IS NULL")
+
+
+def _no_number_at_all(tables: Tables, name: str, flag: int) -> str:
+    """Advice for a column of nothing but words, of which nothing would be left as missing."""
+    numbers = (
+        f"SELECT count(*) AS n FROM cell WHERE flag = {flag} AND {measure('text')} IS NOT NULL"
+    )
+    if tables.fetch(numbers)["n"][0]:
+        return ""
+    return (
+        "Where these are categories, make a modality of them: "
+        f"{{kind: categorical, columns: {{{name}: [one, other]}}}}"
+    )
+
+
+def _levels(config: TablesConfig, modality: ModalityConfig, tables: Tables, n: int) -> pd.DataFrame:
+    """The place of each word in the levels of its column."""
+    assert modality.levels is not None
+    cells = _one_each(tables, modality, "text")
+    codes = np.full(len(cells["taken"]), np.nan)
+    for column, levels in enumerate(modality.levels):
+        here = np.flatnonzero(cells["flag"] == column)
+        words = pd.Series(cells["taken"][here], dtype=object)
+        codes[here] = words.map({word: place for place, word in enumerate(levels)}).to_numpy(float)
+        strange = words[np.isnan(codes[here])]
+        if not len(strange):
+            continue
+        near = [level for word in strange.unique() for level in levels
+                if get_close_matches(word.casefold(), [level.casefold()])]  # fmt: skip
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        what = (
+            f"{modality.at(column)}: {len(strange)} of {len(words)} values of "
+            f"{modality.columns[column]!r} of {modality.file.name} are no level "
+            f"({', '.join(levels)}): {told(strange.value_counts().to_dict())}."
+        )
+        if config.text == "error" and not config.scoring:
+            raise ValueError(f"{what}{hint or ' Add them to the levels'}")
+        tables.notes.append(f"{what}{hint} They are missing")
+    return _grid(modality, cells, codes, n)
+
+
+def _refuse_no_category(modality: ModalityConfig, grid: pd.DataFrame) -> None:
+    for i, name in enumerate(modality.columns):
+        column = grid[name].dropna()
+        bad = int(((column != np.floor(column)) | (column < 0)).sum())
+        if bad:
+            raise ValueError(
+                f"{modality.at(i)}: {bad} of {len(column)} values of {name!r} are no whole numbers "
+                f"from 0 on, so no categories. Write its levels: {{{name}: [one, other]}}, or "
+                "kind: vector"
+            )
+
+
+def _one_each(tables: Tables, modality: ModalityConfig, value: str) -> dict[str, np.ndarray]:
+    """One value per row of the cohort and column."""
+    if modality.time is None and modality.take in ("last", "first"):
+        twice = tables.fetch(
+            "SELECT count(*) AS n FROM (SELECT 1 FROM cell GROUP BY position, flag "
+            "HAVING count(*) > 1)"
+        )["n"][0]
+        if twice:
+            raise ValueError(
+                f"{modality.where}: {modality.file.name} has several rows for one "
+                f"{tables.config.id!r} ({twice} times), and no time to tell which is "
+                f"{modality.take}. Name a time, or take: mean"
+            )
+    taken = _TAKE[modality.take].format(value)
+    return tables.fetch(
+        f"SELECT position, flag, {taken} AS taken FROM cell GROUP BY position, flag"
+    )
+
+
+def _grid(
+    modality: ModalityConfig, cells: dict[str, np.ndarray], values: np.ndarray, n: int
+) -> pd.DataFrame:
+    grid = np.full((n, len(modality.columns)), np.nan)
+    grid[cells["position"], cells["flag"].astype(int)] = values
+    return pd.DataFrame(grid, columns=list(modality.columns))
+
+
+def _codes(tables: Tables, n: int) -> Ragged:
+    words = pd.DataFrame(tables.fetch("SELECT DISTINCT text AS word FROM cell"))
+    words["code"] = np.array([code_id(word) for word in words["word"]], dtype=np.int64)
+    tables.connection.register("word", words)
+    cells = tables.fetch(
+        "SELECT position, code FROM cell JOIN word ON text = word ORDER BY position, t, flag, text"
+    )
+    known = dict(zip(words["code"].tolist(), words["word"].tolist(), strict=True))
+    return _ragged(cells["position"], cells["code"].astype(np.int64), n, known)
+
+
+def _series(modality: ModalityConfig, tables: Tables, n: int) -> Ragged:
+    cells = tables.fetch(
+        f"SELECT position, t, {measure('text')} AS value, flag FROM cell "
+        "ORDER BY position, t, flag, value"
+    )
+    rows = np.column_stack([cells[name].astype(float) for name in ("t", "value", "flag")])
+    return _ragged(cells["position"], rows, n, dict(enumerate(modality.columns)))
+
+
+def _ragged(position: np.ndarray, values: np.ndarray, n: int, words: dict[int, str]) -> Ragged:
+    """Rows that come in the order of their positions, end to end."""
+    offsets = np.searchsorted(position, np.arange(n + 1))
+    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets), words)

@@ -1,0 +1,63 @@
+"""What errors about names say: the list of those that exist, and the nearest."""
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Answer ``' Did you mean 'x'?'`` where one known name is close, else nothing."""
+    folded = {str(k).casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def check_name(name: str, known: Collection[str], what: str) -> None:
+    """Refuse a name that is not among the known ones."""
+    if name not in known:
+        listed = ", ".join(map(str, known)) or "there is none"
+        raise ValueError(f"{name!r} is not a {what} ({listed}).{suggestion(name, known)}")
+
+
+_SHOWN = 20
+
+
+def unknown(word: object, options: Iterable[object], what: str) -> ValueError:
+    """Build the error for a name that does not exist, with the list and the nearest name."""
+    names = [str(option) for option in options]
+    listed = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    near = difflib.get_close_matches(str(word), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else " Use one of these names."
+    return ValueError(f"{word!r} is not a {what} ({listed}).{hint}")
+
+
+def wrong_type(given: object, expected: str, advice: str) -> TypeError:
+    """Build the error for something of another type than belongs there.
+
+    Args:
+        given: what was passed.
+        expected: who takes what.
+        advice: what to type next.
+
+    Example:
+        >>> str(wrong_type(3, "Classifier takes a Schema as schema=", "Write schema=cohort.schema"))
+        'Classifier takes a Schema as schema=, got an int. Write schema=cohort.schema'
+    """
+    kind = type_name(given)
+    if not isinstance(given, type):
+        kind = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+    return TypeError(f"{expected}, got {'None' if given is None else kind}. {advice}")
+
+
+def check_type(given: object, types: type | tuple[type, ...], expected: str, advice: str) -> None:
+    """Refuse what is of none of these types.
+
+    Raises:
+        TypeError: as `wrong_type` says it.
+    """
+    if not isinstance(given, types):
+        raise wrong_type(given, expected, advice)
+
+
+def type_name(given: object) -> str:
+    """Name what was passed: its type, or that it is a class itself."""
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__

@@ -1,0 +1,31 @@
+"""Scores of a model on a cohort: explicit probabilities, intervals by patient, paired differences.
+
+Values come from scikit-learn over the whole split. Intervals come from a bootstrap that draws
+whole patients. What cannot be known (too few patients, one class) is said, never given as a number.
+"""
+
+from dfdlib.evaluation.bootstrap import METRICS, MIN_EVENTS, MIN_PATIENTS
+from dfdlib.evaluation.compare import compare
+from dfdlib.evaluation.evaluate import Report, evaluate
+from dfdlib.evaluation.leaks import audit_leaks
+from dfdlib.evaluation.predict import out_of_fold, out_of_group, predict_proba
+from dfdlib.evaluation.probe import probe
+from dfdlib.evaluation.results import read_results, write_result
+from dfdlib.evaluation.tabular import tabular
+
+__all__ = [
+    "METRICS",
+    "MIN_EVENTS",
+    "MIN_PATIENTS",
+    "Report",
+    "audit_leaks",
+    "compare",
+    "evaluate",
+    "out_of_fold",
+    "out_of_group",
+    "predict_proba",
+    "probe",
+    "read_results",
+    "tabular",
+    "write_result",
+]
