@@ -607,7 +607,7 @@ def graphs() -> Values:
 
 def clinical(name: str, **options: Any) -> Values:
     """Made-up patients in the raw tables of a data set, and the cohort of them."""
-    made_up = first_of("dfdlib.book.made_up", "dfdlib.book.made_up")
+    made_up = first_of("dfdlib.data.made_up", "dfdlib.book.made_up")
     with tempfile.TemporaryDirectory() as folder:
         root = made_up.write(name, folder, n=60, seed=0, pixels=24)
         if name == "mimic_cxr":
