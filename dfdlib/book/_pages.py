@@ -113,8 +113,9 @@ def _departures_page(found: pd.DataFrame) -> str:
         _GENERATED.format(source="the `# DIFF:` comment in the code"),
         "# Departures from the papers\n\n"
         "Where the library departs from a paper, or from its public code, a comment says so at the"
-        " line in question. This page collects them. Of the first two papers neither text nor code"
-        " is public here, so a choice that their description leaves open is listed too.\n",
+        " line in question. This page collects them. The text of the first two papers could not be"
+        " read for this book, and no code of theirs was found, so a choice that their description"
+        " leaves open is listed too.\n",
     ]
     for module, rows in found.groupby("module", sort=False):
         parts.append(f"\n## {module}\n\n")

@@ -44,7 +44,7 @@ def biased_features(reading: Reading = "1") -> SCM:
         >>> biased_features("1")
         SCM(C, C -> B, C -> X, X B -> Y; latent C)
     """
-    # DIFF: the paper's figure is not public; all three readings are kept, and no other is known.
+    # DIFF: the paper's figure could not be read; all three readings are kept, no other is known.
     models = {
         "1": lambda: SCM(
             C=lambda u: u,
@@ -144,7 +144,7 @@ def missing_modalities(
         >>> missing_modalities(r_to_y=False)
         SCM(C, C -> X, C -> R, X R -> X_observed, X C -> Y; latent C)
     """
-    # DIFF: the paper's figure is not public; R -> Y and C -> Y are therefore options.
+    # DIFF: the paper's figure could not be read; R -> Y and C -> Y are therefore options.
     to_y = {"X": 1.0, "C": float(c_to_y), "R": float(r_to_y), "D": float(d_to_ry)}
     to_r = {"C": 1.0, "X": -float(x_to_r), "D": float(d_to_ry)}
     second: dict[str, Any] = {"D": lambda u: u} if d_to_ry else {}
