@@ -18,13 +18,14 @@ def check_name(name: str, known: Collection[str], what: str) -> None:
         raise ValueError(f"{name!r} is not a {what} ({listed}).{suggestion(name, known)}")
 
 
-_SHOWN = 20
+#: how many names an error lists
+SHOWN = 20
 
 
 def unknown(word: object, options: Iterable[object], what: str) -> ValueError:
     """Build the error for a name that does not exist, with the list and the nearest name."""
     names = [str(option) for option in options]
-    listed = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     near = difflib.get_close_matches(str(word), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else " Use one of these names."
     return ValueError(f"{word!r} is not a {what} ({listed}).{hint}")

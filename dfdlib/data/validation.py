@@ -21,7 +21,7 @@ from dfdlib.causal.arrays import (
     refuse_other_labels,
 )
 from dfdlib.data.arrays import _QUANTITY, Images, Ragged
-from dfdlib.errors import _SHOWN, unknown
+from dfdlib.errors import SHOWN, unknown
 
 Task = Literal["binary", "multiclass", "multilabel"]
 
@@ -47,7 +47,7 @@ def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
             + (f", of its type: {options.dtype}" if advice else "")
         )
     if advice and str(level) in map(str, options):
-        listed = ", ".join(map(str, options[:_SHOWN])) + (", …" if len(options) > _SHOWN else "")
+        listed = ", ".join(map(str, options[:SHOWN])) + (", …" if len(options) > SHOWN else "")
         return ValueError(f"{level!r} is not a level of {group!r} ({listed}). {advice}")
     return unknown(level, options, f"level of {group!r}")
 
@@ -55,7 +55,7 @@ def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
 def names_people(group: str, values: np.ndarray) -> bool:
     """Whether the levels of a group stand for single patients, or single stays of them."""
     n_levels = len(pd.unique(pd.Series(values)))
-    return group in PERSONS or n_levels > max(_SHOWN, len(values) / 2)
+    return group in PERSONS or n_levels > max(SHOWN, len(values) / 2)
 
 
 def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | None, int | None]:

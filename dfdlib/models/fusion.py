@@ -346,12 +346,12 @@ def mmvm(
     there = observed.unsqueeze(-1)
     mean, log_variance = torch.where(there, mean, 0), torch.where(there, log_variance, 0)
     count = observed.sum(1).clamp(min=1).to(mean.dtype)
-    shared = 0.0 if alpha == 1 else _shared(mean, log_variance, observed, count, regulariser, z)
+    shared = 0.0 if alpha == 1 else shared_kl(mean, log_variance, observed, count, regulariser, z)
     own = 0.0 if alpha == 0 else (kl_standard(mean, log_variance) * observed).sum(1)
     return (1 - alpha) * shared + alpha * own + mean.new_zeros(len(mean))
 
 
-def _shared(
+def shared_kl(
     mean: Tensor,
     log_variance: Tensor,
     observed: Tensor,
@@ -359,6 +359,7 @@ def _shared(
     regulariser: str,
     z: Tensor | None,
 ) -> Tensor:
+    """Sum a patient's KL divergences to the mixture of views, or to each view by itself."""
     pair = observed.unsqueeze(2) & observed.unsqueeze(1)
     if regulariser == "pairwise":
         by_pair = kl(

@@ -110,7 +110,7 @@ def load(
     nodes = declare(options).sample(n, seed=number, full=True)
     images = {view: np.empty((n, 1, size, size), np.float32) for view in VIEWS}
     drawn = [
-        _draw(number, nodes.iloc[start : start + CHUNK], images, size)
+        draw(number, nodes.iloc[start : start + CHUNK], images, size)
         for start in range(0, n, CHUNK)
     ]
     known = nodes[[c for c in nodes if c.startswith("severity_") or c == "burden"]]
@@ -160,7 +160,7 @@ def scm(
     return declare(Options(missing=missing, shortcut=shortcut, strength=strength, world=world))
 
 
-def _draw(
+def draw(
     number: int, nodes: pd.DataFrame, images: dict[str, np.ndarray], size: int
 ) -> pd.DataFrame:
     """Draw the pictures of one chunk in their place; return what is true of it."""
