@@ -239,15 +239,16 @@ def test_validation_auroc_is_that_of_evaluate(task):
         "multiclass": rng.integers(0, 3, 60),
         "multilabel": rng.integers(0, 2, (60, 4)),
     }[task].astype(float)
-    y[:7] = np.nan
+    y[20:27] = np.nan
     data = Cohort(x={"labs": rng.normal(size=(60, 2))}, y=y, task=task)
-    p = rng.dirichlet(np.ones(3 if task == "multiclass" else 2), 60)
-    if task == "multilabel":
-        p = rng.random((60, 4))
-    frame = evaluate(p, data, n_boot=0).frame.set_index("metric")
-    assert loop._auroc(data, p) == pytest.approx(frame.loc["auroc", "value"], abs=1e-12)
-    one = data.select(torch.arange(60) < 1 + 7)
-    assert np.isnan(loop._auroc(one, p[:8]))
+    train, val = data.select(torch.arange(60) < 20), data.select(torch.arange(60) >= 20)
+    run = fit(model(train), train, val, stages=[Stage(epochs=1)])
+    frame = evaluate(predict_proba(run.model, val), val, n_boot=0).frame.set_index("metric")
+    (auroc,) = run.history["val_auroc"]
+    assert auroc == pytest.approx(frame.loc["auroc", "value"], abs=1e-12)
+    one = val.select(torch.arange(40) < 7 + 1)
+    run = fit(model(train), train, one, stages=[Stage(epochs=1)])
+    assert run.history["val_auroc"].isna().all()
 
 
 def test_patience_stops():
