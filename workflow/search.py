@@ -37,8 +37,8 @@ WORLDS = ("id", "shifted", "randomised")
 class BiasOnly(DFD):
     """DFD whose f_b reads H_b alone, so that only its stream can carry what f_b learns."""
 
-    def _heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
-        causal, bias = super()._heads_read(h_c, h_b)
+    def heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
+        causal, bias = super().heads_read(h_c, h_b)
         return causal, torch.cat([torch.zeros_like(h_c), bias.chunk(2, dim=1)[1]], dim=1)
 
 

@@ -1,7 +1,7 @@
 """Backbones, methods and heads."""
 
 from dfdlib.models.baselines import CORAL, IRM, VREx
-from dfdlib.models.classifier import Classifier
+from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.dfd import DFD
 from dfdlib.models.encoders import CodeBag
 from dfdlib.models.grape import GRAPE
@@ -33,6 +33,7 @@ __all__ = [
     "SeriesGRU",
     "SeriesTransformer",
     "Stage",
+    "Step",
     "TokenTransformer",
     "VREx",
 ]

@@ -9,11 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dfdlib.data import Batch, Cohort, Schema
-from dfdlib.models.classifier import Classifier
+from dfdlib.data import Cohort, Schema
+from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.environments import (
     Environments,
     MomentMatching,
@@ -84,23 +84,12 @@ class Penalised(Classifier, ABC):
         self.environments.prepare(train)
         super().prepare(train)
 
-    def terms(
-        self,
-        *,
-        h: Float[Tensor, "n d"],
-        logits: Float[Tensor, "n k"],
-        tokens: Float[Tensor, "n m d"],
-        observed: Bool[Tensor, "n m"],
-        y: Tensor,
-        batch: Batch,
-    ) -> dict[str, Tensor]:
+    def terms(self, step: Step) -> dict[str, Tensor]:
         """The terms of ERM, and the penalty before its weight."""
-        terms = super().terms(
-            h=h, logits=logits, tokens=tokens, observed=observed, y=y, batch=batch
-        )
-        codes = self.environments.codes(batch)
-        weight = head_weight(self.head, observed, batch)
-        between = self.between(h=h, logits=logits, y=y, codes=codes, weight=weight)
+        terms = super().terms(step)
+        codes = self.environments.codes(step.batch)
+        weight = head_weight(self.head, step.observed, step.batch)
+        between = self.between(h=step.h, logits=step.logits, y=step.y, codes=codes, weight=weight)
         return terms | {"between_environments": between}
 
     def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:

@@ -1,7 +1,7 @@
 """The plain method: encoders, backbone and head, trained by empirical risk minimisation."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -13,6 +13,37 @@ from dfdlib.models.backbone import optional
 from dfdlib.models.encoders import check_module, check_schema, make_encoders
 from dfdlib.models.heads import Linear
 from dfdlib.models.method import Method, cross_entropy, probabilities
+
+
+class Step(NamedTuple):
+    """What a classifier computed of a batch in training: what the terms of its loss read.
+
+    Attributes:
+        h: what the head reads, (n, w).
+        logits: what the head made of it, (n, k).
+        tokens: a token per patient and modality, (n, m, d).
+        observed: which modalities the network was shown, (n, m); the head may have hidden some.
+        y: labels, NaN where missing: (n,), or (n, labels) if multi-label.
+        batch: the batch itself, for whose rows they are and their groups.
+
+    Example:
+        >>> from dfdlib.models import GRAPE
+        >>> class Smooth(Classifier):
+        ...     def terms(self, step):
+        ...         return super().terms(step) | {"size": step.logits.square().mean()}
+        >>> cohort = Cohort(x={"labs": torch.randn(6, 4)}, y=[0, 1, 0, 1, 0, 1])
+        >>> model = Smooth(backbone=GRAPE(d=8), schema=cohort.schema)
+        >>> model.prepare(cohort)
+        >>> sorted(model.loss(next(cohort.batches(6))))
+        ['cross_entropy', 'size', 'total']
+    """
+
+    h: Float[Tensor, "n w"]
+    logits: Float[Tensor, "n k"]
+    tokens: Float[Tensor, "n m d"]
+    observed: Bool[Tensor, "n m"]
+    y: Tensor
+    batch: Batch
 
 
 class Classifier(Method):
@@ -207,40 +238,25 @@ class Classifier(Method):
             loss = cross_entropy(self.score(tokens, observed), y, task=self.task)
             return {"total": loss, "cross_entropy": loss}
         h = self.represent(tokens, observed)
-        logits = self.logits(h, observed)
-        terms = self.terms(h=h, logits=logits, tokens=tokens, observed=observed, y=y, batch=batch)
+        terms = self.terms(Step(h, self.logits(h, observed), tokens, observed, y, batch))
         return {"total": self.total(terms), **terms}
 
-    def terms(
-        self,
-        *,
-        h: Float[Tensor, "n w"],
-        logits: Float[Tensor, "n k"],
-        tokens: Float[Tensor, "n m d"],
-        observed: Bool[Tensor, "n m"],
-        y: Tensor,
-        batch: Batch,
-    ) -> dict[str, Tensor]:
+    def terms(self, step: Step) -> dict[str, Tensor]:
         """What training minimises the sum of, by name."""
-        own = self.head_terms(h=h, logits=logits, observed=observed, y=y, batch=batch)
-        return own | (optional(self.backbone, "auxiliary", h, tokens, observed, y, None) or {})
+        return self.head_terms(step) | self.backbone_terms(step)
 
-    def head_terms(
-        self,
-        *,
-        h: Float[Tensor, "n w"],
-        logits: Float[Tensor, "n k"],
-        observed: Bool[Tensor, "n m"],
-        y: Tensor,
-        batch: Batch,
-        weight: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def head_terms(self, step: Step, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Cross-entropy with the weights that the head gives (and another), and its penalty."""
-        by_pattern = optional(self.head, "sample_weight", observed)
-        by_row = optional(self.head, "row_weight", batch.index)
-        loss = cross_entropy(logits, y, by_pattern, by_row, weight, task=self.task)
-        penalty = optional(self.head, "penalty", h, observed, y)
+        by_pattern = optional(self.head, "sample_weight", step.observed)
+        by_row = optional(self.head, "row_weight", step.batch.index)
+        loss = cross_entropy(step.logits, step.y, by_pattern, by_row, weight, task=self.task)
+        penalty = optional(self.head, "penalty", step.h, step.observed, step.y)
         return {"cross_entropy": loss} | ({} if penalty is None else {"penalty": penalty})
+
+    def backbone_terms(self, step: Step) -> dict[str, Tensor]:
+        """What the backbone adds to the loss, such as MUSE's contrast; most add nothing."""
+        h, _, tokens, observed, y, _ = step
+        return optional(self.backbone, "auxiliary", h, tokens, observed, y, None) or {}
 
     def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Put the terms together: their sum."""

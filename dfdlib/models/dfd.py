@@ -14,7 +14,7 @@ from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.errors import unknown
 from dfdlib.losses import RelativeDifficulty, gce, swap
 from dfdlib.models.backbone import EdgeWeight, batch_rows, optional
-from dfdlib.models.classifier import Classifier
+from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.dfd_parts import (
     Alignment,
     Decorrelation,
@@ -368,7 +368,7 @@ class DFD(Classifier):
         self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
     ) -> Float[Tensor, "n k"]:
         """f_c's logits, as its loss reads them."""
-        return self.head(self._heads_read(*h.chunk(2, dim=1))[0], observed)
+        return self.head(self.heads_read(*h.chunk(2, dim=1))[0], observed)
 
     def score(
         self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
@@ -392,40 +392,30 @@ class DFD(Classifier):
             )
         return super().explain(batch)
 
-    def _heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
+    def heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
         """What f_c and f_b read: each with no gradient to the other's stream."""
         if not self.stop_gradient:
             return (torch.cat([h_c, h_b], dim=1),) * 2
         return torch.cat([h_c, h_b.detach()], dim=1), torch.cat([h_c.detach(), h_b], dim=1)
 
-    def terms(
-        self,
-        *,
-        h: Float[Tensor, "n w"],
-        logits: Float[Tensor, "n k"],
-        tokens: Float[Tensor, "n m d"],
-        observed: Bool[Tensor, "n m"],
-        y: Tensor,
-        batch: Batch,
-    ) -> dict[str, Tensor]:
+    def terms(self, step: Step) -> dict[str, Tensor]:
         """The terms of the loss by name, each before its weight."""
+        h, logits, tokens, observed, y, batch = step
         h_c, h_b = h.chunk(2, dim=1)
-        z_c, z_b = self._heads_read(h_c, h_b)
+        z_c, z_b = self.heads_read(h_c, h_b)
         bias_logits = self.bias_head(z_b)
         weight = None
         if self.difficulty:
             both = (logits, bias_logits)
             weight = difficulty_weight(self.relative_difficulty, *both, y=y, index=batch.index)
-        terms = self.head_terms(
-            h=z_c, logits=logits, observed=observed, y=y, batch=batch, weight=weight
-        )
+        terms = self.head_terms(step._replace(h=z_c), weight)
         terms["bias_gce"] = gce(bias_logits, y, q=self.gce_q)
         if self.mi is not None:
             streams = (h_c, h_b) if self.mi_weight else (h_c.detach(), h_b.detach())
             terms["mi_learn"], terms["mi"] = self.decorrelation(*streams, y)
         if self.swap_weight:
             other_b, other_y = swap(h_b, y)
-            z_c, z_b = self._heads_read(h_c, other_b)
+            z_c, z_b = self.heads_read(h_c, other_b)
             terms["swap"] = cross_entropy(self.head(z_c, observed), y, weight, task=self.task)
             terms["bias_swap"] = gce(self.bias_head(z_b), other_y, q=self.gce_q)
         if self.environment is not None:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.errors import unknown
 from dfdlib.models.backbone import Resizable
-from dfdlib.models.classifier import Classifier
+from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.environments import Environments, head_weight, risks
 
 
@@ -117,22 +117,12 @@ class GroupDRO(Classifier):
             return code
         return code * (self.schema.n_classes or 2) + y.nan_to_num().long()
 
-    def terms(
-        self,
-        *,
-        h: Float[Tensor, "n d"],
-        logits: Float[Tensor, "n k"],
-        tokens: Float[Tensor, "n m d"],
-        observed: Bool[Tensor, "n m"],
-        y: Tensor,
-        batch: Batch,
-    ) -> dict[str, Tensor]:
+    def terms(self, step: Step) -> dict[str, Tensor]:
         """Those of ERM, with the groups' weighted risk in place of the patients' mean."""
-        terms = super().terms(
-            h=h, logits=logits, tokens=tokens, observed=observed, y=y, batch=batch
-        )
-        weight = head_weight(self.head, observed, batch)
-        risk, _ = risks(logits, y, self._group(batch, y), weight, n_groups=self._n_groups)
+        terms = super().terms(step)
+        weight = head_weight(self.head, step.observed, step.batch)
+        group = self._group(step.batch, step.y)
+        risk, _ = risks(step.logits, step.y, group, weight, n_groups=self._n_groups)
         q = self.group_weights(risk, step_size=self.step_size)
         del terms["cross_entropy"]
         return {"group_risk": (q * risk).sum()} | terms

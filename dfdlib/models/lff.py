@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 
 import pandas as pd
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.losses import RelativeDifficulty, gce_weighted_ce
-from dfdlib.models.backbone import optional
-from dfdlib.models.classifier import Classifier
+from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.method import difficulty_weight
 
 
@@ -103,29 +101,17 @@ class LfF(Classifier):
         super().fix_states(batches)
         self.biased.fix_states(batches)
 
-    def terms(
-        self,
-        *,
-        h: Float[Tensor, "n d"],
-        logits: Float[Tensor, "n k"],
-        tokens: Float[Tensor, "n m d"],
-        observed: Bool[Tensor, "n m"],
-        y: Tensor,
-        batch: Batch,
-    ) -> dict[str, Tensor]:
+    def terms(self, step: Step) -> dict[str, Tensor]:
         """Terms of the debiased network with weights W, then those of the biased one."""
-        bias_tokens, _ = self.biased.tokens(batch)
-        bias_h = self.biased.represent(bias_tokens, observed)
-        bias_logits = self.biased.logits(bias_h, observed)
-        weight = difficulty_weight(self.difficulty, logits, bias_logits, y=y, index=batch.index)
-        terms = self.head_terms(
-            h=h, logits=logits, observed=observed, y=y, batch=batch, weight=weight
-        ) | (optional(self.backbone, "auxiliary", h, tokens, observed, y, None) or {})
-        bias = self.biased.terms(
-            h=bias_h, logits=bias_logits, tokens=bias_tokens, observed=observed, y=y, batch=batch
-        )
+        observed, y, batch = step.observed, step.y, step.batch
+        tokens, _ = self.biased.tokens(batch)
+        h = self.biased.represent(tokens, observed)
+        logits = self.biased.logits(h, observed)
+        weight = difficulty_weight(self.difficulty, step.logits, logits, y=y, index=batch.index)
+        terms = self.head_terms(step, weight) | self.backbone_terms(step)
+        bias = self.biased.terms(Step(h, logits, tokens, observed, y, batch))
         del bias["cross_entropy"]
-        bias = {"gce": gce_weighted_ce(bias_logits, y, q=self.gce_q)} | bias
+        bias = {"gce": gce_weighted_ce(logits, y, q=self.gce_q)} | bias
         return terms | {f"bias_{name}": term for name, term in bias.items()}
 
     def conclude(self, history: pd.DataFrame) -> list[str]:
