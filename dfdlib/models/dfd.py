@@ -28,93 +28,6 @@ from dfdlib.models.gate import Gate, GateLayers, GateName, edges
 from dfdlib.models.memory import Memory, MemoryName, Rule
 from dfdlib.models.method import Stage, cross_entropy, difficulty_weight, probabilities
 
-
-@torch.no_grad()
-def fix_streams(
-    model: "DFD", batches: Callable[[], Iterable[Batch]], *, whole: bool = True
-) -> dict[str, float]:
-    """Fix modality states, memory and head, in this order; gives what `signatures` judges.
-
-    Without `whole` the memory, which only some rules of prediction read, is left as it is.
-    """
-
-    def stream(k: int) -> Iterable[tuple[Tensor, Tensor, EdgeWeight]]:
-        for batch in batches():
-            tokens, observed = model.tokens(batch)
-            _, given, weight = model.streams(tokens)[k]
-            yield given, observed, weight
-
-    def embeddings() -> Iterable[tuple[Tensor, Tensor]]:
-        for batch in batches():
-            tokens, observed = model.tokens(batch)
-            yield model.represent(tokens, observed), observed
-
-    gates = GateReading()
-
-    def labelled() -> Iterable[tuple[Tensor, Tensor]]:
-        for batch in batches():
-            tokens, observed = model.tokens(batch)
-            gates.read(model.tau(tokens), observed)
-            h = model.represent(tokens, observed)
-            y = h.new_full((len(h),), torch.nan) if batch.y is None else batch.y
-            yield h.unflatten(1, (2, model.d)), y
-
-    training = model.training
-    model.eval()
-    optional(model.backbone, "fix_states", lambda: stream(0))
-    optional(model.bias_backbone, "fix_states", lambda: stream(1))
-    rows = model.kept.fix(labelled()) if whole else None
-    optional(model.head, "fix_states", embeddings)
-    if rows is None:
-        model.train(training)
-        return {}
-    if model.environment is not None:
-        _fix_alignment(model, batches)
-    measured = _measure(model, rows, batches) | (
-        gates.measured() if model.gate == "learned" else {}
-    )
-    model.train(training)
-    return measured
-
-
-def _fix_alignment(model: "DFD", batches: Callable[[], Iterable[Batch]]) -> None:
-    """Fix the correction of f_c[H_c ; mean H_b] by what differs between environments."""
-    rows = []
-    for batch in batches():
-        if batch.y is None:
-            continue
-        tokens, observed = model.tokens(batch)
-        h_c = model.represent(tokens, observed).chunk(2, dim=1)[0]
-        alone = torch.cat([h_c, model.kept.mean[1].expand_as(h_c)], dim=1)
-        votes = model.alignment.votes(tokens)
-        codes = model.environments.codes(batch)
-        rows.append((model.head(alone, observed), votes, observed, batch.y, codes))
-    if rows:
-        model.alignment.fix(*(torch.cat(part) for part in zip(*rows, strict=True)))
-
-
-def _measure(
-    model: "DFD", rows: Float[Tensor, "n s d"], batches: Callable[[], Iterable[Batch]]
-) -> dict[str, float]:
-    """What each head makes of its own stream alone, and how alike the streams are."""
-    h_c, h_b = rows.unbind(dim=1)
-    mean_c, mean_b = model.kept.mean
-    bias = model.bias_head(torch.cat([mean_c.expand_as(h_c), h_b], dim=1))
-    # f_c may read the mask too, which the rows that were kept do not have
-    tokens, observed = model.tokens(next(iter(batches())))
-    own = model.represent(tokens, observed).chunk(2, dim=1)[0]
-    causal = model.head(torch.cat([own, mean_b.expand_as(own)], dim=1), observed)
-    return {
-        "causal prediction sd": _spread(causal, model.task),
-        "bias prediction sd": _spread(bias, model.task),
-        "likeness": likeness(h_c, h_b),
-    }
-
-
-def _spread(logits: Float[Tensor, "n k"], task: str) -> float:
-    return float(probabilities(logits, task=task).std(dim=0).max())
-
-
 # DIFF: no weight of a term is published, nor how the backbone's own loss joins: here with weight
 # 1, for both streams. LfF's weights and DisC's swap are off, since nobody says they are on.
 # DIFF: no exponent is published: 0.7 is that of LfF and DisC. The form is that of the loss's own
@@ -138,55 +51,6 @@ _WORDS: dict[str, Any] = {
     "predict": Rule,
     "gate_layers": GateLayers,
 }
-
-
-def check_options(model: "DFD") -> None:
-    """Refuse options that are unknown, out of range, or at odds with each other."""
-    _check_backbone(model)
-    for name, words in _WORDS.items():
-        value = getattr(model, name)
-        if value not in get_args(words) and not (name == "mi" and value is None):
-            raise unknown(value, get_args(words), f"value of {name}")
-    if not 0 <= model.gce_q <= 1:
-        raise ValueError(
-            f"gce_q must lie between 0 (cross-entropy) and 1 (L1), got gce_q={model.gce_q}. "
-            "Take gce_q=0.7"
-        )
-    for name in WEIGHT_OF.values():
-        if not getattr(model, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(model, name)}")
-    if not model.mi_noise >= 0:
-        raise ValueError(
-            f"mi_noise is a standard deviation of at least 0, got mi_noise={model.mi_noise}. "
-            "Take mi_noise=1.0"
-        )
-    if model.n_memory < 1:
-        raise ValueError(f"n_memory must be at least 1, got {model.n_memory}")
-    if model.mi_within and model.mi == "mine":
-        raise ValueError("mi='mine' has no form within classes. Take mi='club' or 'infonce'")
-    several = model.task == "multilabel"
-    if several and (model.mi_within or model.environment is not None):
-        option = "mi_within" if model.mi_within else "environment"
-        raise ValueError(
-            f"{option} compares patients of one class, and a multi-label task has no classes. "
-            f"Leave {option} out, or train one model per label"
-        )
-
-
-def _check_backbone(model: "DFD") -> None:
-    kind = type(model.backbone).__name__
-    if "weight" not in inspect.signature(model.backbone.forward).parameters:
-        raise ValueError(
-            f"{kind}.forward has no argument `weight`, by which the gate scales what each edge "
-            "sends. Add it: forward(tokens, observed, weight=None)"
-        )
-    if model.gate_layers == "first" and not isinstance(
-        getattr(model.backbone, "n_layers", None), int
-    ):
-        raise ValueError(
-            f"{kind} does not say how many layers it has, so the gate cannot be put on the first. "
-            "Set self.n_layers in its __init__, or pass gate_layers='all'"
-        )
 
 
 class DFD(Classifier):
@@ -308,7 +172,7 @@ class DFD(Classifier):
         self.mi_hidden, self.mi_refits = mi_hidden, mi_refits
         self.difficulty, self.swap_weight = difficulty, swap_weight
         self.predict, self.memory, self.n_memory = predict, memory, n_memory
-        check_options(self)
+        self._check_options()
         # layers that a list of edge weights is for; None where one weight is for all
         self.n_layers = None if gate_layers == "all" else int(backbone.n_layers)  # type: ignore[arg-type]
         n_modalities = len(schema.names)
@@ -364,39 +228,17 @@ class DFD(Classifier):
         """[H_c ; H_b] of each patient."""
         return torch.cat([net(t, observed, w) for net, t, w in self.streams(tokens)], dim=1)
 
-    def logits(
-        self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
-    ) -> Float[Tensor, "n k"]:
-        """f_c's logits, as its loss reads them."""
-        return self.head(self.heads_read(*h.chunk(2, dim=1))[0], observed)
-
-    def score(
-        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
-    ) -> Float[Tensor, "n k"]:
-        """Logits by the rule `predict`; with environments, f_c is corrected in two of them."""
-        aware = self.environment is not None and self.predict in ("causal", "marginal")
-        corrected = self.alignment.correction(tokens, observed) if aware else nn.Identity()
-        return self.kept.logits(
-            self.predict,
-            self.represent(tokens, observed),
-            f_c=lambda z: corrected(self.head(z, observed)),
-            f_b=self.bias_head,
-        )
-
-    def explain(self, batch: Batch) -> pd.DataFrame:
-        """Let the head take its predictions apart, as in `Classifier`; by the rule `concat`."""
-        if self.predict != "concat":
-            raise ValueError(
-                f"predict={self.predict!r} averages before the head does, which is not taken "
-                "apart. Set model.predict = 'concat'"
-            )
-        return super().explain(batch)
-
     def heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
         """What f_c and f_b read: each with no gradient to the other's stream."""
         if not self.stop_gradient:
             return (torch.cat([h_c, h_b], dim=1),) * 2
         return torch.cat([h_c, h_b.detach()], dim=1), torch.cat([h_c.detach(), h_b], dim=1)
+
+    def logits(
+        self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """f_c's logits, as its loss reads them."""
+        return self.head(self.heads_read(*h.chunk(2, dim=1))[0], observed)
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         """The terms of the loss by name, each before its weight."""
@@ -426,9 +268,9 @@ class DFD(Classifier):
         if hasattr(self.backbone, "auxiliary"):
             # each stream is a whole copy of the backbone, with terms of its own
             parts = zip(("", "bias_"), (h_c, h_b), self.streams(tokens), strict=True)
-            for prefix, own, (net, given, edge) in parts:
-                found = net.auxiliary(own, given, observed, y, edge)  # type: ignore[operator]
-                terms |= {f"{prefix}{name}": term for name, term in found.items()}
+            for prefix, h_k, (net, read, edge) in parts:
+                added = net.auxiliary(h_k, read, observed, y, edge)  # type: ignore[operator]
+                terms |= {f"{prefix}{name}": term for name, term in added.items()}
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
@@ -436,18 +278,166 @@ class DFD(Classifier):
         weights = [getattr(self, WEIGHT_OF[name]) if name in WEIGHT_OF else 1.0 for name in terms]
         return torch.stack([w * t for w, t in zip(weights, terms.values(), strict=True)]).sum()
 
+    def score(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """Logits by the rule `predict`; with environments, f_c is corrected in two of them."""
+        aware = self.environment is not None and self.predict in ("causal", "marginal")
+        corrected = self.alignment.correction(tokens, observed) if aware else nn.Identity()
+        return self.kept.logits(
+            self.predict,
+            self.represent(tokens, observed),
+            f_c=lambda z: corrected(self.head(z, observed)),
+            f_b=self.bias_head,
+        )
+
+    def explain(self, batch: Batch) -> pd.DataFrame:
+        """Let the head take its predictions apart, as in `Classifier`; by the rule `concat`."""
+        if self.predict != "concat":
+            raise ValueError(
+                f"predict={self.predict!r} averages before the head does, which is not taken "
+                "apart. Set model.predict = 'concat'"
+            )
+        return super().explain(batch)
+
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Fix modality states of both streams, then what the rules of prediction read."""
-        self.measured = fix_streams(self, batches)
+        self.measured = self._fix(batches, whole=True)
 
     def refresh(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """Before a validation: what the rule of prediction does not read is left for the end."""
-        fix_streams(self, batches, whole=self.predict != "concat")
+        self._fix(batches, whole=self.predict != "concat")
 
     def conclude(self, history: pd.DataFrame) -> list[str]:
-        """Forget the patients' difficulties; judge the run."""
+        """Drop what is kept of each patient; give advice where the run shows a failure."""
         if self.difficulty:
             self.relative_difficulty.reset_parameters()
         self.signatures = signatures(self.measured, history)
         advice = self.signatures.query("not ok")["advice"].tolist()
         return advice + (self.alignment.advice(self.environment) if self.environment else [])
+
+    @torch.no_grad()
+    def _fix(self, batches: Callable[[], Iterable[Batch]], *, whole: bool) -> dict[str, float]:
+        """Fix modality states, memory and head, in this order; gives what `signatures` judges.
+
+        Without `whole` the memory, which only some rules of prediction read, is left as it is.
+        """
+
+        def stream(k: int) -> Iterable[tuple[Tensor, Tensor, EdgeWeight]]:
+            for batch in batches():
+                tokens, observed = self.tokens(batch)
+                _, read, weight = self.streams(tokens)[k]
+                yield read, observed, weight
+
+        def embeddings() -> Iterable[tuple[Tensor, Tensor]]:
+            for batch in batches():
+                tokens, observed = self.tokens(batch)
+                yield self.represent(tokens, observed), observed
+
+        gates = GateReading()
+
+        def labelled() -> Iterable[tuple[Tensor, Tensor]]:
+            for batch in batches():
+                tokens, observed = self.tokens(batch)
+                gates.read(self.tau(tokens), observed)
+                h = self.represent(tokens, observed)
+                y = h.new_full((len(h),), torch.nan) if batch.y is None else batch.y
+                yield h.unflatten(1, (2, self.d)), y
+
+        training = self.training
+        self.eval()
+        optional(self.backbone, "fix_states", lambda: stream(0))
+        optional(self.bias_backbone, "fix_states", lambda: stream(1))
+        rows = self.kept.fix(labelled()) if whole else None
+        optional(self.head, "fix_states", embeddings)
+        measured: dict[str, float] = {}
+        if rows is not None:
+            if self.environment is not None:
+                self._fix_alignment(batches)
+            measured = self._measure(rows, batches)
+            measured |= gates.measured() if self.gate == "learned" else {}
+        self.train(training)
+        return measured
+
+    def _fix_alignment(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Fix the correction of f_c[H_c ; mean H_b] by what differs between environments."""
+        rows = []
+        for batch in batches():
+            if batch.y is None:
+                continue
+            tokens, observed = self.tokens(batch)
+            h_c = self.represent(tokens, observed).chunk(2, dim=1)[0]
+            alone = torch.cat([h_c, self.kept.mean[1].expand_as(h_c)], dim=1)
+            votes = self.alignment.votes(tokens)
+            codes = self.environments.codes(batch)
+            rows.append((self.head(alone, observed), votes, observed, batch.y, codes))
+        if rows:
+            self.alignment.fix(*(torch.cat(part) for part in zip(*rows, strict=True)))
+
+    def _measure(
+        self, rows: Float[Tensor, "n s d"], batches: Callable[[], Iterable[Batch]]
+    ) -> dict[str, float]:
+        """What each head makes of its own stream alone, and how alike the streams are."""
+
+        def spread(logits: Tensor) -> float:
+            return float(probabilities(logits, task=self.task).std(dim=0).max())
+
+        h_c, h_b = rows.unbind(dim=1)
+        mean_c, mean_b = self.kept.mean
+        bias = self.bias_head(torch.cat([mean_c.expand_as(h_c), h_b], dim=1))
+        # f_c may read the mask too, which the rows that were kept do not have
+        tokens, observed = self.tokens(next(iter(batches())))
+        first = self.represent(tokens, observed).chunk(2, dim=1)[0]
+        causal = self.head(torch.cat([first, mean_b.expand_as(first)], dim=1), observed)
+        return {
+            "causal prediction sd": spread(causal),
+            "bias prediction sd": spread(bias),
+            "likeness": likeness(h_c, h_b),
+        }
+
+    def _check_options(self) -> None:
+        """Refuse options that are unknown, out of range, or at odds with each other."""
+        self._check_backbone()
+        for name, words in _WORDS.items():
+            value = getattr(self, name)
+            if value not in get_args(words) and not (name == "mi" and value is None):
+                raise unknown(value, get_args(words), f"value of {name}")
+        if not 0 <= self.gce_q <= 1:
+            raise ValueError(
+                f"gce_q must lie between 0 (cross-entropy) and 1 (L1), got gce_q={self.gce_q}. "
+                "Take gce_q=0.7"
+            )
+        for name in WEIGHT_OF.values():
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.mi_noise >= 0:
+            raise ValueError(
+                f"mi_noise is a standard deviation of at least 0, got mi_noise={self.mi_noise}. "
+                "Take mi_noise=1.0"
+            )
+        if self.n_memory < 1:
+            raise ValueError(f"n_memory must be at least 1, got {self.n_memory}")
+        if self.mi_within and self.mi == "mine":
+            raise ValueError("mi='mine' has no form within classes. Take mi='club' or 'infonce'")
+        several = self.task == "multilabel"
+        if several and (self.mi_within or self.environment is not None):
+            option = "mi_within" if self.mi_within else "environment"
+            raise ValueError(
+                f"{option} compares patients of one class, and a multi-label task has no classes. "
+                f"Leave {option} out, or train one model per label"
+            )
+
+    def _check_backbone(self) -> None:
+        kind = type(self.backbone).__name__
+        if "weight" not in inspect.signature(self.backbone.forward).parameters:
+            raise ValueError(
+                f"{kind}.forward has no argument `weight`, by which the gate scales what each edge "
+                "sends. Add it: forward(tokens, observed, weight=None)"
+            )
+        if self.gate_layers == "first" and not isinstance(
+            getattr(self.backbone, "n_layers", None), int
+        ):
+            raise ValueError(
+                f"{kind} does not say how many layers it has, so the gate cannot be put on the "
+                "first. Set self.n_layers in its __init__, or pass gate_layers='all'"
+            )

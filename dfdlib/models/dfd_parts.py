@@ -1,4 +1,4 @@
-"""Hospital-aware prediction: what a score owes to a bias is read off how hospitals differ."""
+"""Parts of DFD: the information term, the alignment of hospitals, the signatures of a run."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
