@@ -18,7 +18,7 @@ CHAPTERS ?= chapters/*.ipynb
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks processors planted results refresh lint clean lock
+.PHONY: help book test notebooks processors planted installed results refresh lint clean lock
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value]"
@@ -57,6 +57,9 @@ processors: ## Run .ci/run on a clean clone under four kinds of arithmetic: hour
 
 planted: $(INSTALLED) ## Plant faults in a copy of the library, and see chapters fail
 	$(BIN)/python tests/planted.py
+
+installed: $(INSTALLED) ## Install the wheel alone and with [clinical], and try each: minutes
+	$(BIN)/python tests/installed.py
 
 results: export PATH := $(CURDIR)/$(BIN):$(PATH)
 results: $(INSTALLED) ## Compute all that results/ holds: hours, goes on after a kill

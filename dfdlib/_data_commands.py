@@ -19,7 +19,7 @@ def _explained() -> Iterator[None]:
     """What the library refuses becomes a message without a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         said = str(error)
         if isinstance(error, OSError) and error.filename is not None:  # the system's: a whole path
             said = f"{error.strerror}: {Path(str(error.filename)).name}"

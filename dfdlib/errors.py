@@ -1,6 +1,7 @@
-"""What errors about names say: the list of those that exist, and the nearest."""
+"""What errors say: the names that exist and the nearest, and what has to be installed."""
 
 import difflib
+import importlib
 from collections.abc import Collection, Iterable
 
 
@@ -62,3 +63,36 @@ def check_type(given: object, types: type | tuple[type, ...], expected: str, adv
 def type_name(given: object) -> str:
     """Name what was passed: its type, or that it is a class itself."""
     return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
+def require(what: str, *modules: str, extra: str = "clinical") -> None:
+    """Refuse what needs a package that plain `pip install dfdlib` does not bring.
+
+    Args:
+        what: what is to be done, as a message begins: "reading tables".
+        *modules: what it imports.
+        extra: the extra of dfdlib that installs them.
+
+    Raises:
+        ImportError: one of them is not installed.
+
+    Example:
+        >>> require("reading tables", "math", "duckling")
+        Traceback (most recent call last):
+        ImportError: reading tables needs duckling, which is not installed. Type: pip install ...
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:  # it is there, and lacks something itself
+                raise
+            raise ImportError(
+                f"{what} needs {_PACKAGES.get(module, module)}, which is not installed. "
+                f'Type: pip install "dfdlib[{extra}]"',
+                name=module,
+            ) from None
+
+
+#: the package that brings a module, where it has another name
+_PACKAGES = {"PIL": "pillow"}

@@ -140,11 +140,12 @@ def imported(folder):
     return found
 
 
-BOOK = RUNTIME | requirements(EXTRAS["book"])
+CLINICAL = requirements(EXTRAS["clinical"])
+BOOK = RUNTIME | CLINICAL | requirements(EXTRAS["book"])
 
 
 def test_every_runtime_dependency_is_imported():
-    unused = set(RUNTIME) - set(imported("dfdlib"))
+    unused = set(RUNTIME | CLINICAL) - set(imported("dfdlib"))
     assert not unused, f"declared, and imported nowhere in dfdlib: {sorted(unused)}"
 
 
@@ -194,8 +195,10 @@ def test_wheel_holds_the_package_its_data_and_the_licences(wheel):
         str(path.relative_to(ROOT))
         for pattern in ["**/*.py", "py.typed", "data/*.csv"]
         for path in (ROOT / "dfdlib").glob(pattern)
+        if "made_up" not in path.parts
     }
     assert package <= files
+    assert not [name for name in files if "made_up" in name], "made-up patients stay in a checkout"
     assert {name.split("/")[0] for name in files} == {"dfdlib", info}
     assert header.get_all("License-File") == ["LICENSE", "LICENSE-CC-BY-4.0"]
     assert header["License-Expression"] == "Apache-2.0 AND CC-BY-4.0"
@@ -220,6 +223,13 @@ print(len(heart), *(int((heart.groups["site"] == s).sum()) for s in
     where, counts = done.stdout.splitlines()
     assert Path(where).is_relative_to(site), "the checkout was imported, not the wheel"
     assert counts == "920 303 294 123 200"
+
+
+def test_without_the_clinical_extra_the_readme_runs_and_the_rest_says_what_to_install():
+    """With the extra's packages hidden; `make installed` installs each set for real."""
+    done = run(sys.executable, "-W", "ignore", "tests/installed.py", "--check", "none", "--hide")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("none: as promised\n")
 
 
 # ---------------------------------------------------------------- commands

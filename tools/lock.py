@@ -21,7 +21,7 @@ ENVIRONMENT = ROOT / "environment.yml"
 WITH_TORCH = re.compile(r"(nvidia|cuda)-|triton$")
 
 LOCK_HEADER = """\
-# Every dependency of dfdlib[book,grid,dev] on Python 3.11, pinned. Written by `make lock`.
+# Every dependency of dfdlib[book,clinical,dev,grid] on Python 3.11, pinned. Written by `make lock`.
 # torch is either build, CPU or CUDA: what a CUDA build needs on top, torch pins itself.
 """
 ENVIRONMENT_HEADER = """\
@@ -56,7 +56,8 @@ def resolve(*, upgrade: bool) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-        command += ["--ignore-installed", "--report", str(report), f"{ROOT}[book,grid,dev]"]
+        command += ["--ignore-installed", "--report", str(report)]
+        command += [f"{ROOT}[book,clinical,dev,grid]"]
         if LOCK.exists() and not upgrade:
             command += ["--constraint", str(LOCK)]
         subprocess.run(command, check=True)

@@ -20,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from dfdlib import data
-from dfdlib.book import made_up
 from dfdlib.book.chapter import brought
 from dfdlib.book.own import found_path, own_folder, write_rows
 from dfdlib.book.suppression import FEW, hide_few
@@ -84,6 +83,8 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
 
 
 def _made_up(n: int = 1500) -> Cohort:
+    from dfdlib.book import made_up  # stands in a checkout, not in the wheel
+
     said = logging.getLogger(mimic_cxr.__name__)
     level = said.level
     said.setLevel(logging.ERROR)  # one in 200 of these images cannot be read, on purpose

@@ -13,7 +13,7 @@ from dfdlib.data.clinical.files import damaged, find
 from dfdlib.data.clinical.schemas import SOURCES, TABLES
 from dfdlib.data.cohort import Cohort
 from dfdlib.data.shapes import count_of, kind_of
-from dfdlib.errors import unknown
+from dfdlib.errors import require, unknown
 
 CLASSES = ("CN", "MCI", "AD")
 
@@ -204,6 +204,7 @@ def _raw(folder: Path) -> tuple[str, pd.DataFrame]:
 
 
 def _ingested(file: Path) -> tuple[str, pd.DataFrame]:
+    require("reading parquet files", "pyarrow")
     try:
         return file.name, pd.read_parquet(file)
     except (OSError, ValueError):  # pyarrow repeats the path, and what it found there

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pooch
-import requests
 from tqdm.auto import tqdm
-from urllib3.exceptions import HTTPError
 
 from dfdlib.data.clinical.schemas import SOURCES, TABLES
 from dfdlib.data.ingest import checksums
-from dfdlib.errors import unknown
+from dfdlib.errors import require, unknown
 
 SUMS = "SHA256SUMS.txt"
 
@@ -54,10 +51,14 @@ def download(
         The folder: what `ingest` takes as root.
 
     Raises:
+        ImportError: Without the packages of `dfdlib[clinical]`.
         ValueError: An unknown name, a list of checksums that is none, or a file whose checksum is
             not the listed one.
         ConnectionError: The server cannot be reached, or breaks off again and again.
     """
+    require("downloading", "pooch", "requests", "urllib3")
+    import pooch
+
     if name not in DEMOS:
         raise unknown(name, DEMOS, "demo that can be downloaded")
     url, out = (mirror or DEMOS[name].url).rstrip("/") + "/", Path(out)
@@ -115,8 +116,10 @@ class _Resuming:
         self.patience = patience
         self.pause = pause
 
-    def __call__(self, url: str, output_file: Any, store: pooch.Pooch) -> None:
+    def __call__(self, url: str, output_file: Any, store: Any) -> None:
         """Fetch a file to where Pooch wants it, by way of a `.part` that outlives a failure."""
+        import pooch
+
         name = url.removeprefix(store.base_url)
         target = Path(store.path) / name
         part = target.with_name(f"{target.name}.part")
@@ -133,6 +136,9 @@ class _Resuming:
 
     def whole(self, url: str, part: Path) -> None:
         """Fetch a file, going on from what is there, until it is whole."""
+        from requests import RequestException
+        from urllib3.exceptions import HTTPError
+
         failures = 0
         while failures < self.patience:
             before = _size(part)
@@ -140,7 +146,7 @@ class _Resuming:
                 if self._go_on(url, part):
                     return
                 reason = "it broke off"
-            except (requests.RequestException, HTTPError) as error:
+            except (RequestException, HTTPError) as error:
                 reason = str(error)
                 answer = getattr(error, "response", None)
                 if answer is not None and answer.status_code < 500:
@@ -155,6 +161,8 @@ class _Resuming:
 
     def _go_on(self, url: str, part: Path) -> bool:
         """Append what the server still has; say whether the file is whole."""
+        import requests
+
         have = _size(part)
         headers = {"Range": f"bytes={have}-"} if have else {}
         headers["Accept-Encoding"] = "identity"  # a .csv.gz is to stay one
@@ -177,9 +185,7 @@ class _Resuming:
                     file.write(block)
         return total is None or _size(part) == total
 
-    def _blocks(
-        self, answer: requests.Response, url: str, total: int | None, have: int
-    ) -> Iterator[bytes]:
+    def _blocks(self, answer: Any, url: str, total: int | None, have: int) -> Iterator[bytes]:
         with tqdm(
             desc=url.rpartition("/")[2],
             total=total,

@@ -16,7 +16,7 @@ from dfdlib.data import ingest as manifests
 from dfdlib.data.clinical.convert import connection, convert
 from dfdlib.data.clinical.files import Raw, find
 from dfdlib.data.clinical.schemas import SOURCES, TABLES, UNREAD, Source
-from dfdlib.errors import unknown
+from dfdlib.errors import require, unknown
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -194,6 +194,7 @@ def ingest(
         and SHA-256 of the parquet file.
 
     Raises:
+        ImportError: Without the packages of `dfdlib[clinical]`.
         FileNotFoundError: No such folder, or a table that is missing.
         ValueError: An unknown name; a column that is missing; a file that is cut off, of another
             version, or that cannot be read. File, line and what to do are named; a row whose
@@ -202,12 +203,13 @@ def ingest(
 
     Example:
         >>> import tempfile
-        >>> from dfdlib.data import made_up
+        >>> from dfdlib.book import made_up
         >>> raw = made_up.write("eicu", tempfile.mkdtemp(), n=20, seed=0, only=["hospital"])
         >>> done = ingest("eicu", raw, tempfile.mkdtemp(), tables=["hospital"], threads=1)
         >>> done["version"], done["tables"]["hospital"]["rows"]
         ('unknown', 60)
     """
+    require("ingesting tables", "duckdb")
     dataset = dataset.replace("-", "_")
     if dataset not in TABLES:
         raise unknown(dataset, TABLES, "data set that can be ingested")

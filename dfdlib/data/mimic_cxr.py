@@ -18,7 +18,7 @@ from dfdlib.data.clinical.files import Raw, damaged, find
 from dfdlib.data.clinical.pictures import Conversion, table, write
 from dfdlib.data.clinical.schemas import LABELS, SOURCES, TABLES
 from dfdlib.data.cohort import Cohort
-from dfdlib.errors import unknown
+from dfdlib.errors import require, unknown
 
 Pairs = Literal["all", "one"]
 Uncertain = Literal["zeros", "ones", "ignore"]
@@ -258,11 +258,13 @@ def convert(
         The folder.
 
     Raises:
+        ImportError: Without the packages of `dfdlib[clinical]`.
         FileNotFoundError: A table or the folder of images is not there.
         ValueError: A column is not there, a file is damaged, a size below 1, or `out` holds
             another conversion.
         OSError: Not enough room.
     """
+    require("converting images", "PIL", "pyarrow")
     if size < 1 or workers < 1:
         raise ValueError(f"size={size}, workers={workers}. Pass 1 or more of each: size=224")
     metadata, chexpert, official, folder = read_tables(Path(root))
@@ -473,6 +475,7 @@ def _refresh(conversion: Conversion, images: pd.DataFrame, steps: pd.DataFrame) 
 
 
 def _converted(root: str | Path | None, size: int) -> Path:
+    require("reading parquet files", "pyarrow")
     if root is None:
         source = SOURCES["mimic_cxr"]
         raise ValueError(

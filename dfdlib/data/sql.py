@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
-
 from dfdlib.data.shapes import shape_of
 
 _AFFINITY = hasattr(os, "sched_getaffinity")  # not everywhere
@@ -200,6 +198,8 @@ class Fault:
 
 def fault(error: BaseException) -> Fault:
     """Say in our words what DuckDB said; a message that is not known is not repeated."""
+    import duckdb
+
     message = str(error)
     if isinstance(error, DamagedError):
         return Fault("gzip", message)

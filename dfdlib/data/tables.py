@@ -15,7 +15,7 @@ from dfdlib.data.cohort import Cohort
 from dfdlib.data.tables_config import TablesConfig, read_config
 from dfdlib.data.tables_read import Tables, open_tables
 from dfdlib.data.tables_values import told, values
-from dfdlib.errors import unknown
+from dfdlib.errors import require, unknown
 
 __all__ = ["code_id", "from_tables", "template"]
 
@@ -90,6 +90,7 @@ def from_tables(
         memory: What DuckDB may use; more is spilled to a temporary folder.
 
     Raises:
+        ImportError: Without the packages of `dfdlib[clinical]`.
         ValueError: Whatever in the configuration or the files contradicts the other; the message
             begins with the key.
 
@@ -98,6 +99,7 @@ def from_tables(
         Traceback (most recent call last):
         ValueError: config['patients']: 'sight' is not a key (file, id, ...). Did you mean 'site'?
     """
+    require("reading tables", "duckdb", "pyarrow")
     if purpose not in get_args(Purpose):
         raise unknown(purpose, get_args(Purpose), "purpose")
     settings = read_config(config, scoring=purpose == "score")

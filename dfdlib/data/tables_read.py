@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import duckdb
 import numpy as np
 import pandas as pd
 
@@ -717,6 +716,8 @@ class Tables:
     @contextmanager
     def _told(self, file: Path) -> Iterator[None]:
         """Name the file in what DuckDB says of it, and leave out what it repeats of the file."""
+        import duckdb
+
         try:
             yield
         except duckdb.OutOfMemoryException:
@@ -740,6 +741,8 @@ class Tables:
 @contextmanager
 def open_tables(config: TablesConfig, memory: str) -> Iterator[Tables]:
     """Open the files; what does not fit into memory waits in a temporary folder."""
+    import duckdb
+
     with TemporaryDirectory(prefix="dfdlib-") as folder, duckdb.connect() as connection:
         connection.execute(f"SET temp_directory = {text_of(folder)}")
         # a moment is written as text in this zone, and may be compared with a word for missing

@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import available_timezones
 
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dfdlib.data.shapes import shape_of
 from dfdlib.data.sql import text_of
 from dfdlib.data.tables_files import number
@@ -113,6 +109,9 @@ def column_types(connection: Any, source: str, file: Path) -> dict[str, str]:
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
     if file.name.lower().endswith(".parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         for field in pq.read_schema(file):
             if pa.types.is_duration(field.type):
                 types[field.name] = f"DURATION[{field.type.unit}]"
@@ -389,6 +388,8 @@ def check_format(form: str, where: str) -> str:
         raise ValueError(
             f'{where}: {unknown(form, FORMATS, "format")} Or write a pattern: "%d.%m.%Y %H:%M"'
         )
+    import duckdb
+
     try:
         with duckdb.connect() as connection:
             connection.execute("SELECT CAST(TRY_STRPTIME('', ?) AS VARCHAR)", [form])

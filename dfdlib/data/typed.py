@@ -9,8 +9,6 @@ is never rounded.
 import re
 from typing import Any, NamedTuple
 
-import duckdb
-
 from dfdlib.data.shapes import count_of, shape_of
 from dfdlib.data.sql import text_of
 from dfdlib.data.times import shape as shape_of_time
@@ -175,7 +173,7 @@ def read_usual(column: str, kind: str, *, table: str, place: int) -> str:
     )
 
 
-def refused(error: duckdb.Error) -> tuple[str, int] | None:
+def refused(error: Exception) -> tuple[str, int] | None:
     """Which table and column `read` failed at; None where the error is another one."""
     found = _MARK.search(str(error))
     return (found[1], int(found[2])) if found else None

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from dfdlib.data import typed as typed
 from dfdlib.data.clinical.files import Raw, damaged
 from dfdlib.data.clinical.schemas import Source
@@ -27,6 +25,8 @@ def connection(*, memory: str, threads: int | None) -> Iterator[Connection]:
     Raises:
         ValueError: A limit that DuckDB cannot read.
     """
+    import duckdb
+
     with duckdb.connect() as connected:
         try:
             connected.execute("SET memory_limit = ?", [memory])
@@ -70,6 +70,8 @@ def convert(
         ValueError: What the file holds cannot be read; the line is named.
         OSError: The target cannot be written, as when the disk is full.
     """
+    import duckdb
+
     measured = {place for _, place, kind in raw.columns if kind == "DOUBLE"}
     usual, lenient = True, False
     try:
@@ -171,7 +173,7 @@ def _watched(connected: Connection, progress: Progress) -> Iterator[None]:
 
 def _explained(error: Exception, raw: Raw, source: Source, connected: Connection) -> Exception:
     """Say in our words what DuckDB said, without the line itself, which is a patient's."""
-    if isinstance(error, duckdb.Error) and (at := typed.refused(error)):
+    if not isinstance(error, DamagedError) and (at := typed.refused(error)):
         name, place, kind = next(column for column in raw.columns if column[1] == at[1])
         what = typed.complaint(connected, _scan(raw), name, f"c{place}", kind, "VARCHAR")
         return ValueError(f"{raw.place}, {what}. Get the file again: {source.page}")

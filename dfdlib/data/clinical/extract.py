@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 
@@ -26,6 +25,7 @@ from dfdlib.data.sql import (
     verified,
 )
 from dfdlib.data.times import column_types
+from dfdlib.errors import require
 
 # Parquet first: it is typed and ten times faster to read.
 _SUFFIXES = ((".parquet",), (".csv", ".csv.gz"))
@@ -74,6 +74,8 @@ class Extract:
                 f"{_listed(TABLES[dataset])} as .parquet, .csv or .csv.gz). Access is asked for at "
                 f"{source.page}"
             )
+        import duckdb
+
         self.connection = duckdb.connect()
         self.opened: dict[str, Table] = {}
         self.checks = ExitStack()  # checksums that are verified while DuckDB reads
@@ -213,6 +215,8 @@ class Extract:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Say in our words what DuckDB said, without the line itself, which is a patient's."""
+        import duckdb
+
         try:
             yield
         except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException):
@@ -220,7 +224,7 @@ class Extract:
         except duckdb.Error as error:
             raise self._said(error) from None
 
-    def _said(self, error: duckdb.Error) -> Exception:
+    def _said(self, error: Exception) -> Exception:
         page = SOURCES[self.dataset].page
         if at := typed.refused(error):
             opened = self.opened[at[0]]
@@ -244,9 +248,13 @@ def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extra
     """Open a data set; what does not fit into memory waits in a temporary folder.
 
     Raises:
+        ImportError: without the packages of `dfdlib[clinical]`.
         ValueError: no folder, or an amount of memory that is none.
         FileNotFoundError: there is no such folder, or none of the tables in it.
     """
+    require("reading tables", "duckdb", "pyarrow")
+    import duckdb
+
     if root is None:
         raise ValueError(
             f"{dataset!r} needs root=, the folder that holds {SOURCES[dataset].title}. It is not "

@@ -17,22 +17,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 PART = 256  # images that are converted at a time; what a kill loses
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
+def square(image: Any, size: int) -> np.ndarray:
     """Bring an image to the published form.
 
     8-bit grey; the square in the middle, as wide as the shorter side; bicubic resizing; equalised
     histogram. A picture that says how it is to be turned is turned first. Of more than 8 bits, the
     darkest pixel becomes 0 and the brightest 255: equalising does away with the scale anyway.
 
+    Args:
+        image: of Pillow.
+        size: height and width.
+
     Shapes:
         (size, size) of uint8
     """
+    from PIL import Image, ImageOps
+
     grey = _grey(ImageOps.exif_transpose(image))
     side = min(grey.size)
     left, top = ((length - side) // 2 for length in grey.size)
@@ -40,8 +45,10 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(ImageOps.equalize(grey.resize((size, size), Image.Resampling.BICUBIC)))
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Any) -> Any:
     """A picture in 8 bits of grey."""
+    from PIL import Image
+
     if not image.mode.startswith(("I", "F")):
         return image.convert("L")
     values = np.asarray(image, dtype=np.float64)
@@ -58,6 +65,8 @@ def read_square(file: Path, size: int) -> np.ndarray:
     Raises:
         OSError: It is not there, or cannot be read to its end.
     """
+    from PIL import Image
+
     with Image.open(file) as image:
         return square(image, size)
 
@@ -295,6 +304,8 @@ class Conversion:
 
 def _why(error: Exception) -> str:
     """Why a picture cannot be read, without the words of Pillow, which name the file."""
+    from PIL import Image, UnidentifiedImageError
+
     if isinstance(error, FileNotFoundError):
         return "not there"
     if isinstance(error, PermissionError):
