@@ -39,6 +39,7 @@ print(json.dumps({call: said(call) for call in CALLS}))
 METHODS = ("Classifier", "DFD", "LfF", "GroupDRO", "CORAL", "IRM", "VREx")
 SCHEMA = r"takes a Schema as schema= \(cohort\.schema\), got {}\. Write schema=cohort\.schema$"
 BACKBONE = r"takes a torch module as backbone=, got {}\. Write backbone=GRAPE\(\)$"
+ROUTE = r"^Deconfounder takes a name or a route as route=, got {}\. Write route='invariant', or"
 REPORT = r"^compare takes a Report, or a list of one per seed, as {}, got {}\. Write compare\(eval"
 COHORT = r"^{} is no Cohort, but: {}\. Pass data\.Cohort\(x="
 PROBE = r"^probe takes an array as {}, with one row per patient, got {}\. Write probe\("
@@ -57,6 +58,8 @@ REFUSED = {
     "make('LfF', backbone=8)": BACKBONE.format("an int"),
     "make('LfF', backbone=models.M3Care)": r"got the class M3Care\. Write backbone=M3Care\(\)$",
     "make('DFD', head=Linear)": r"takes a torch module as head=, got the class Linear\. Write head",
+    "models.Deconfounder(route=models.Invariant)": ROUTE.format("the class Invariant"),
+    "models.Deconfounder(route=None)": ROUTE.format("None"),
     "make('DFD', head='linear')": r"^DFD takes .* as head=, got a str\. Write head=Linear\(\)$",
     "make('DFD', encoders=[3])": r"^encoders= takes a dict .*, got a list\. Write encoders=",
     "compare(1, 2)": REPORT.format("a", "an int"),

@@ -1,5 +1,6 @@
 """Backbones, methods and heads."""
 
+from dfdlib.models.additive import Invariant, Substitute
 from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.dfd import DFD
@@ -11,6 +12,7 @@ from dfdlib.models.lff import LfF
 from dfdlib.models.m3care import M3Care
 from dfdlib.models.method import Method, Stage
 from dfdlib.models.muse import MUSE
+from dfdlib.models.routes import NWGM, Dropout, InverseProbability, Prototypes, Stratified
 from dfdlib.models.series import SeriesGRU, SeriesTransformer
 from dfdlib.models.transformer import TokenTransformer
 from dfdlib.models.vae import MultimodalVAE
@@ -21,19 +23,26 @@ __all__ = [
     "GRAPE",
     "IRM",
     "MUSE",
+    "NWGM",
     "Classifier",
     "CodeBag",
     "Deconfounder",
+    "Dropout",
     "GroupDRO",
+    "Invariant",
+    "InverseProbability",
     "LfF",
     "Linear",
     "M3Care",
     "Method",
     "MultimodalVAE",
+    "Prototypes",
     "SeriesGRU",
     "SeriesTransformer",
     "Stage",
     "Step",
+    "Stratified",
+    "Substitute",
     "TokenTransformer",
     "VREx",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dfdlib.data import Cohort
 from dfdlib.models.backbone import batch_sum
 from dfdlib.models.patterns import LatentClasses, read_proxies
-from dfdlib.models.routes import Parts, Route
+from dfdlib.models.routes import Parts, Route, check_option, check_proxies
 
 
 class Additive(Route, ABC):
@@ -27,7 +27,6 @@ class Additive(Route, ABC):
     .. math:: \sum_g P(g)\, \sigma\bigl(c(h) - q(r) b + b_g + g_g\bigr) .
     """
 
-    options: tuple[str, ...] = ("weight", "momentum", "subtract")
     resizable = ("effect", "start", "trace", "moving_sum", "moving_count")
     #: directions of the strata with less than this share of the largest moment are left alone
     smallest = 1e-12
@@ -36,8 +35,18 @@ class Additive(Route, ABC):
     moving_sum: Tensor
     moving_count: Tensor
 
-    def __init__(self, *, n_patterns: int, weight: float, momentum: float, subtract: bool) -> None:
+    def __init__(
+        self,
+        *,
+        weight: float | int = 0.3,
+        momentum: float | int = 0.9,
+        subtract: bool = True,
+        n_patterns: int = 256,
+    ) -> None:
         super().__init__(n_patterns=n_patterns)
+        check_option("weight", weight, weight >= 0, "0 or more")
+        check_option("momentum", momentum, 0 <= momentum < 1, "0 or more, and under 1")
+        check_option("subtract", subtract, isinstance(subtract, bool), "True or False")
         self.weight, self.momentum, self.subtract = weight, momentum, subtract
         for name, size in (("trace", (0, 0)), ("moving_sum", (0, 0)), ("moving_count", (0, 1))):
             self.register_buffer(name, torch.zeros(size))
@@ -152,6 +161,20 @@ class Invariant(Additive):
     A backdoor adjustment where the patterns follow a latent alone (C → R, C → Y) and say nothing
     of the features: then what c shares with r is confounding, and all of it may go. Must fail
     where features drive R (severity-ordered tests, MAR, self-masking): it then removes cause.
+
+    Args:
+        weight: of the penalty, :math:`\lambda`.
+        momentum: of the moving means in the penalty.
+        subtract: whether the trace is subtracted after training.
+        n_patterns: see `Route`.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from dfdlib.models import Deconfounder
+        >>> Deconfounder(route=Invariant(weight=1.0, momentum=0.5)).adjustment.weight
+        1.0
     """
 
     new_pattern = (
@@ -195,24 +218,38 @@ class Substitute(Additive):
     vary), C drives Y, and features do not drive R. Must fail where the mask's entries are
     independent anyway (each modality masks itself: nothing to find) and where features drive R
     together (the substitute is then severity, a cause).
+
+    Args:
+        weight: of the penalty, :math:`\lambda`.
+        momentum: of the moving means in the penalty.
+        subtract: whether the trace is subtracted after training.
+        n_levels: levels of the latent confounder.
+        proxies: covariates or groups of the training part that tell what drove the mask; no model
+            input, and not needed at prediction.
+        n_patterns: see `Route`.
+
+    Raises:
+        ValueError: if an option is out of range.
     """
 
-    options = (*Additive.options, "n_levels", "proxies")
     smallest = 1e-4  # levels that the patterns hardly tell apart have no trace to speak of
     new_pattern = "P(level | pattern) is computed for them from the same estimates"
 
     def __init__(
         self,
         *,
-        n_patterns: int,
-        weight: float,
-        momentum: float,
-        subtract: bool,
-        n_levels: int,
-        proxies: Sequence[str],
+        weight: float | int = 0.3,
+        momentum: float | int = 0.9,
+        subtract: bool = True,
+        n_levels: int = 2,
+        proxies: Sequence[str] = (),
+        n_patterns: int = 256,
     ) -> None:
-        super().__init__(n_patterns=n_patterns, weight=weight, momentum=momentum, subtract=subtract)
-        self.levels, self.proxies = LatentClasses(n_levels=n_levels), proxies
+        super().__init__(weight=weight, momentum=momentum, subtract=subtract, n_patterns=n_patterns)
+        check_option("n_levels", n_levels, n_levels >= 2, "2 or more")
+        check_proxies(proxies)
+        self.n_levels, self.proxies = n_levels, proxies
+        self.levels = LatentClasses(n_levels=n_levels)
 
     def find_strata(self, train: Cohort) -> None:
         """Fit the latent classes."""

@@ -1,7 +1,7 @@
 """Heads: from a patient's embedding to logits."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dfdlib.data import Cohort
-from dfdlib.errors import unknown
+from dfdlib.errors import unknown, wrong_type
 from dfdlib.models.additive import Invariant, Substitute
 from dfdlib.models.routes import NWGM, Dropout, InverseProbability, Prototypes, Route, Stratified
 
@@ -24,24 +24,6 @@ ROUTES: dict[str, type[Route]] = {
     "ipw": InverseProbability,
     "dropout": Dropout,
     "invariant": Invariant,
-}
-
-# What is checked of each option, as said in the error, and its default.
-_OPTIONS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
-    "weight": (lambda v: v >= 0, "0 or more", 0.3),
-    "momentum": (lambda v: 0 <= v < 1, "0 or more, and under 1", 0.9),
-    "subtract": (lambda v: isinstance(v, bool), "True or False", True),
-    "n_prototypes": (lambda v: v >= 1, "1 or more", 8),
-    "dictionary": (lambda v: v in ("kmeans", "learned"), "'kmeans' or 'learned'", "kmeans"),
-    "temperature": (lambda v: v > 0, "a number over 0", 1.0),
-    "n_levels": (lambda v: v >= 2, "2 or more", 2),
-    "proxies": (
-        lambda v: not isinstance(v, str) and all(isinstance(name, str) for name in v),
-        "a list of names, such as ['severity']",
-        (),
-    ),
-    "clip": (lambda v: v > 1, "a number over 1", 10.0),
-    "rate": (lambda v: 0 <= v < 1, "0 or more, and under 1", 0.3),
 }
 
 
@@ -133,7 +115,8 @@ class Deconfounder(nn.Module):
     compute as for everybody.
 
     Args:
-        route: see above.
+        route: one of the names above, or a route with options of its own, such as
+            `Invariant(momentum=0.5)`. With a name, the options below are the route's.
         weight: of the penalty (invariant, substitute).
         momentum: of the moving means in the penalty (invariant, substitute).
         subtract: whether the trace is subtracted after training (invariant, substitute).
@@ -154,7 +137,9 @@ class Deconfounder(nn.Module):
         h (n, d), observed (n, M) -> (n, n_outputs)
 
     Raises:
-        ValueError: if the route is unknown, or an option out of range or of another route.
+        ValueError: if the route is unknown, or an option out of range, of another route, or beside
+            a route that has its own.
+        TypeError: if the route is neither a name nor a route.
 
     Example:
         >>> from dfdlib import data
@@ -172,7 +157,7 @@ class Deconfounder(nn.Module):
     def __init__(
         self,
         *,
-        route: RouteName | str,
+        route: RouteName | str | Route,
         weight: float | int = 0.3,
         momentum: float | int = 0.9,
         subtract: bool = True,
@@ -188,31 +173,62 @@ class Deconfounder(nn.Module):
         n_outputs: int | None = None,
     ) -> None:
         super().__init__()
-        if route not in get_args(RouteName):
-            raise unknown(route, get_args(RouteName), "route of Deconfounder")
-        if n_patterns < 1:
-            raise ValueError(f"n_patterns={n_patterns} is out of range. Pass 1 or more")
-        self.route, self.n_patterns = route, n_patterns
         self.weight, self.momentum, self.subtract = weight, momentum, subtract
         self.n_prototypes, self.dictionary, self.temperature = n_prototypes, dictionary, temperature
         self.n_levels, self.proxies, self.clip, self.rate = n_levels, proxies, clip, rate
-        for name, (valid, range_, default) in _OPTIONS.items():
-            value = getattr(self, name)
-            if not valid(value):
-                raise ValueError(f"{name}={value!r} is out of range. Pass {range_}")
-            readers = [key for key, kind in ROUTES.items() if name in kind.options]
-            given = tuple(value) if isinstance(value, list) else value
-            if given != default and route not in readers:
-                raise ValueError(
-                    f"{name}={value!r} says nothing to route={route!r}; it is an option of "
-                    f"{' and '.join(readers)}. Leave it out"
-                )
-        options = {name: getattr(self, name) for name in ROUTES[route].options}
-        self.adjustment = ROUTES[route](n_patterns=n_patterns, **options)
+        self.n_patterns = n_patterns
+        self.named = route if isinstance(route, str) else None
+        self.adjustment = self._by_name(route) if isinstance(route, str) else self._alone(route)
         self.d: int | None = None
         self.n_outputs: int | None = None
         if d is not None and n_outputs is not None:
             self.build(d=d, n_outputs=n_outputs)
+
+    @property
+    def route(self) -> str | Route:
+        """What was passed as `route=`: a name, or a route with options of its own."""
+        return self.adjustment if self.named is None else self.named
+
+    def _by_name(self, name: str) -> Route:
+        """Make the route of a name; an option that it does not have stays at its default."""
+        if name not in ROUTES:
+            raise unknown(name, ROUTES, "route of Deconfounder")
+        kind = ROUTES[name]
+        for option, value in self._changed().items():
+            readers = [key for key, other in ROUTES.items() if option in other.defaults()]
+            if name not in readers:
+                raise ValueError(
+                    f"{option}={value!r} has no effect with route={name!r}; it is an option of "
+                    f"{' and '.join(readers)}. Leave it out"
+                )
+        return kind(**{option: getattr(self, option) for option in kind.defaults()})
+
+    def _alone(self, route: Route) -> Route:
+        """Take a route as it is; options beside it would be somebody else's."""
+        if not isinstance(route, Route):
+            raise wrong_type(
+                route,
+                "Deconfounder takes a name or a route as route=",
+                "Write route='invariant', or route=Invariant(momentum=0.5)",
+            )
+        kind = type(route).__name__
+        for option, value in self._changed().items():
+            has = option in route.defaults()
+            raise ValueError(
+                f"{option}={value!r} has no effect with route={kind}(…), which has options of its "
+                f"own. {f'Write route={kind}({option}={value!r})' if has else 'Leave it out'}"
+            )
+        return route
+
+    def _changed(self) -> dict[str, Any]:
+        """The options that are not at their defaults."""
+        options = {k: v for kind in ROUTES.values() for k, v in kind.defaults().items()}
+        return {
+            name: value
+            for name, default in options.items()
+            if (tuple(value) if isinstance(value := getattr(self, name), list) else value)
+            != default
+        }
 
     def build(self, *, d: int, n_outputs: int) -> None:
         """Make the parameters once the sizes are known."""

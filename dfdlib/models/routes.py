@@ -1,8 +1,10 @@
-"""Routes that average a head's answers over patterns: stratified, nwgm, prototypes."""
+"""Routes of `Deconfounder`: the base class, averages over patterns, weights, modality dropout."""
 
+import inspect
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,18 +24,51 @@ class Parts(NamedTuple):
     weight: Float[Tensor, "n g"]
 
 
-class Route(Resizable):
-    """What every route has; alone, a linear head that adjusts for nothing."""
+def check_option(name: str, value: object, valid: bool, range_: str) -> None:
+    """Refuse an option of a route that is out of range.
 
-    options: tuple[str, ...] = ()
+    Raises:
+        ValueError: if it is not valid.
+    """
+    if not valid:
+        raise ValueError(f"{name}={value!r} is out of range. Pass {range_}")
+
+
+def check_proxies(proxies: Sequence[str]) -> None:
+    """Refuse proxies that are no list of names.
+
+    Raises:
+        ValueError: if they are none.
+    """
+    valid = not isinstance(proxies, str) and all(isinstance(name, str) for name in proxies)
+    check_option("proxies", proxies, valid, "a list of names, such as ['severity']")
+
+
+class Route(Resizable, ABC):
+    """What every route has: a linear head that adjusts for nothing, and its missing patterns.
+
+    A route checks its options when it is made, and keeps each under the option's own name.
+
+    Args:
+        n_patterns: with more than 8 modalities, how many training patients are drawn to stand for
+            all patterns; up to 8 all patterns are kept.
+    """
+
     #: what is done about a pattern that training never saw
     new_pattern = "they are scored as they are"
     multiclass: Tensor
 
-    def __init__(self, *, n_patterns: int) -> None:
+    def __init__(self, *, n_patterns: int = 256) -> None:
         super().__init__()
+        check_option("n_patterns", n_patterns, n_patterns >= 1, "1 or more")
+        self.n_patterns = n_patterns
         self.patterns = Patterns(limit=n_patterns)
         self.register_buffer("multiclass", torch.tensor(False))
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The options of this route, and what each is where nobody says otherwise."""
+        return {name: option.default for name, option in inspect.signature(cls).parameters.items()}
 
     def build(self, *, d: int, n_outputs: int) -> None:
         """Make the parameters."""
@@ -101,22 +136,14 @@ class Route(Resizable):
         return [], self.patterns.share, self.patterns.table.to(self.patterns.share.dtype)
 
 
-class Stratified(Route):
-    r"""Average over the patterns: :math:`\sum_r P(r)\, P(y \mid x, r)`.
+class ByPattern(Route, ABC):
+    r"""A head with one hidden layer that reads a pattern beside the embedding.
 
     .. math:: P(y \mid x, r) = \sigma\bigl(V \, \mathrm{ReLU}(A h + B r + b)\bigr)
 
-    Source: the backdoor formula for the adjustment set {R} (Pearl 1995), as in arXiv 2509.05615's
-    summary. Training fits the patient's own pattern, prediction sums over those of the training
-    part, one pass of the head each.
-
-    A backdoor adjustment where R takes up all confounding (C → R → Y, and no C → Y beside it), R
-    is no effect of the features, and h has not read the mask. Must fail where h has: a network
-    tells the pattern from the tokens that are there, so r is on both sides and averaging one of
-    them changes nothing.
+    Training fits the patient's own pattern; which patterns a prediction reads is the route's.
     """
 
-    new_pattern = "their score is averaged over the patterns of the training part, as everybody's"
     resizable: tuple[str, ...] = ("by_pattern",)
 
     def build(self, *, d: int, n_outputs: int) -> None:
@@ -144,6 +171,31 @@ class Stratified(Route):
         """Logits under the patient's own pattern."""
         return self.under(self.hidden(h), observed)
 
+    @abstractmethod
+    def parts(self, h: Tensor, observed: Tensor) -> Parts:
+        """Logits and weights of the strata that the prediction averages over."""
+
+
+class Stratified(ByPattern):
+    r"""Average over the patterns: :math:`\sum_r P(r)\, P(y \mid x, r)`.
+
+    .. math:: P(y \mid x, r) = \sigma\bigl(V \, \mathrm{ReLU}(A h + B r + b)\bigr)
+
+    Source: the backdoor formula for the adjustment set {R} (Pearl 1995), as in arXiv 2509.05615's
+    summary. Training fits the patient's own pattern, prediction sums over those of the training
+    part, one pass of the head each.
+
+    A backdoor adjustment where R takes up all confounding (C → R → Y, and no C → Y beside it), R
+    is no effect of the features, and h has not read the mask. Must fail where h has: a network
+    tells the pattern from the tokens that are there, so r is on both sides and averaging one of
+    them changes nothing.
+
+    Args:
+        n_patterns: see `Route`.
+    """
+
+    new_pattern = "their score is averaged over the patterns of the training part, as everybody's"
+
     def parts(self, h: Tensor, observed: Tensor) -> Parts:
         """Logits under each pattern of the training part."""
         hidden, share = self.hidden(h), self.patterns.share
@@ -151,7 +203,7 @@ class Stratified(Route):
         return Parts(logits, share.expand(len(observed), -1))
 
 
-class NWGM(Stratified):
+class NWGM(ByPattern):
     r"""The average pushed inside the network: :math:`f(h, \sum_r P(r)\, r)`.
 
     Source: normalised weighted geometric mean (Xu et al. 2015), as VC R-CNN (Wang et al. 2020) and
@@ -161,6 +213,9 @@ class NWGM(Stratified):
 
     A backdoor adjustment under the graph of `stratified`, where logits spread little. Must fail
     where that fails.
+
+    Args:
+        n_patterns: see `Route`.
     """
 
     new_pattern = "their score is taken at the mean pattern of the training part, as everybody's"
@@ -177,7 +232,7 @@ class NWGM(Stratified):
         return ["mean pattern"], share.sum(0, keepdim=True), share[None] @ table
 
 
-class Prototypes(Stratified):
+class Prototypes(ByPattern):
     r"""Attention over a dictionary of confounders: :math:`\sum_k \alpha_k(h)\, P(y \mid x, c_k)`.
 
     .. math:: \alpha_k(h) \propto P(c_k) \exp\bigl(q(h) \cdot e_k / (\tau \sqrt d)\bigr)
@@ -189,20 +244,37 @@ class Prototypes(Stratified):
     A backdoor adjustment only if the prototypes are the confounder's levels and the attention is
     flat, which is `stratified`. Must fail where h has read the mask: the attention then picks the
     patient's own prototype, which is conditioning again.
+
+    Args:
+        n_prototypes: size of the dictionary.
+        dictionary: "kmeans" of the training masks, or "learned".
+        temperature: of the attention, :math:`\tau`.
+        n_patterns: see `Route`.
+
+    Raises:
+        ValueError: if an option is out of range.
     """
 
     # DIFF: the sources push the sum inside the network; here probabilities are averaged.
-    options = ("n_prototypes", "dictionary", "temperature")
     new_pattern = "their score is averaged over the prototypes, as everybody's"
     resizable = ("by_pattern", "centres", "prior")
     centres: Tensor
     prior: Tensor
 
     def __init__(
-        self, *, n_patterns: int, n_prototypes: int, dictionary: str, temperature: float
+        self,
+        *,
+        n_prototypes: int = 8,
+        dictionary: Literal["kmeans", "learned"] | str = "kmeans",
+        temperature: float | int = 1.0,
+        n_patterns: int = 256,
     ) -> None:
         super().__init__(n_patterns=n_patterns)
-        self.n_prototypes, self.temperature = n_prototypes, temperature
+        check_option("n_prototypes", n_prototypes, n_prototypes >= 1, "1 or more")
+        known = dictionary in ("kmeans", "learned")
+        check_option("dictionary", dictionary, known, "'kmeans' or 'learned'")
+        check_option("temperature", temperature, temperature > 0, "a number over 0")
+        self.n_prototypes, self.dictionary, self.temperature = n_prototypes, dictionary, temperature
         self.learned = dictionary == "learned"
         self.register_buffer("centres", torch.zeros(0, 0))
         self.register_buffer("prior", torch.zeros(0))
@@ -252,10 +324,10 @@ class Prototypes(Stratified):
         """Logits under the patient's own prototype: the nearest, or the most attended."""
         logits, weight = self.parts(h, observed)
         if self.learned:
-            own = weight.argmax(dim=1)
+            nearest = weight.argmax(dim=1)
         else:
-            own = torch.cdist(observed.to(h.dtype), self.centres.to(h.dtype)).argmin(dim=1)
-        return logits[torch.arange(len(h), device=h.device), own]
+            nearest = torch.cdist(observed.to(h.dtype), self.centres.to(h.dtype)).argmin(dim=1)
+        return logits[torch.arange(len(h), device=h.device), nearest]
 
     def trained(self, h: Tensor, observed: Tensor) -> Tensor:
         """Logits of the averaged probability, in training too."""
@@ -294,15 +366,31 @@ class InverseProbability(Route):
     beside them): in the weighted cohort R is independent of w. Without proxies every pattern
     counts alike, and within a pattern nothing changes: must fail wherever R depends on Y's causes,
     and with proxies wherever it does so through a latent.
+
+    Args:
+        proxies: covariates or groups of the training part that tell what drove the mask; no model
+            input, and not needed at prediction.
+        clip: the largest weight, in multiples of the mean; a cut is told.
+        n_patterns: see `Route`.
+
+    Raises:
+        ValueError: if an option is out of range.
     """
 
-    options = ("proxies", "clip")
     rows: Tensor
     scale: Tensor
     ceiling: Tensor
 
-    def __init__(self, *, n_patterns: int, proxies: Sequence[str], clip: float) -> None:
+    def __init__(
+        self,
+        *,
+        proxies: Sequence[str] = (),
+        clip: float | int = 10.0,
+        n_patterns: int = 256,
+    ) -> None:
         super().__init__(n_patterns=n_patterns)
+        check_proxies(proxies)
+        check_option("clip", clip, clip > 1, "a number over 1")
         self.proxies, self.clip = proxies, clip
         # of the training part's rows: no part of a saved model
         self.register_buffer("rows", torch.zeros(0), persistent=False)
@@ -312,8 +400,8 @@ class InverseProbability(Route):
     def prepare(self, train: Cohort) -> None:
         """Estimate the weights."""
         super().prepare(train)
-        own, _ = self.patterns.nearest(train.observed)
-        weight = 1 / self.patterns.share[own].double()
+        pattern, _ = self.patterns.nearest(train.observed)
+        weight = 1 / self.patterns.share[pattern].double()
         if self.proxies:
             propensity = pattern_propensity(
                 train.observed.cpu().numpy(), read_proxies(train, self.proxies)
@@ -345,8 +433,8 @@ class InverseProbability(Route):
         """1 / P(r), scaled; 1 where the weights are those of the rows."""
         if self.proxies:
             return super().sample_weight(observed)
-        own, _ = self.patterns.nearest(observed)
-        return (1 / self.patterns.share[own]).clamp(max=self.ceiling) * self.scale
+        pattern, _ = self.patterns.nearest(observed)
+        return (1 / self.patterns.share[pattern]).clamp(max=self.ceiling) * self.scale
 
     def row_weight(self, index: Tensor) -> Tensor:
         """P(r) / P(r | proxies), scaled; 1 where there are no proxies."""
@@ -369,12 +457,18 @@ class Dropout(Route):
     Makes a network robust to seeing less. No backdoor adjustment under any graph: what is left of
     the mask still follows the confounder. Must fail where the mask tells of Y; costs nothing where
     it does not.
+
+    Args:
+        rate: probability of hiding a modality.
+        n_patterns: see `Route`.
+
+    Raises:
+        ValueError: if an option is out of range.
     """
 
-    options = ("rate",)
-
-    def __init__(self, *, n_patterns: int, rate: float) -> None:
+    def __init__(self, *, rate: float | int = 0.3, n_patterns: int = 256) -> None:
         super().__init__(n_patterns=n_patterns)
+        check_option("rate", rate, 0 <= rate < 1, "0 or more, and under 1")
         self.rate = rate
 
     def mask(self, observed: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:

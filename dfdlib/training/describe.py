@@ -18,6 +18,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 #: Classes of this library that a saved model may name, by module of `dfdlib.models`.
 _OURS = {
+    "additive": ("Invariant", "Substitute"),
     "baselines": ("CORAL", "IRM", "VREx"),
     "classifier": ("Classifier",),
     "dfd": ("DFD",),
@@ -30,6 +31,7 @@ _OURS = {
     "lff": ("LfF",),
     "m3care": ("M3Care",),
     "muse": ("MUSE",),
+    "routes": ("Dropout", "InverseProbability", "NWGM", "Prototypes", "Stratified"),
     "series": ("RowEmbedding", "SeriesGRU", "SeriesTransformer"),
     "transformer": ("TokenTransformer",),
     "vae": ("MultimodalVAE",),

@@ -1,4 +1,5 @@
 import functools
+import inspect
 import itertools
 import warnings
 
@@ -14,7 +15,7 @@ from dfdlib import data
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import PRESETS
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import GRAPE, Classifier, Deconfounder, TokenTransformer
+from dfdlib.models import GRAPE, Classifier, Deconfounder, Invariant, TokenTransformer
 from dfdlib.models.heads import ROUTES
 from dfdlib.models.patterns import LatentClasses, Patterns, average, pattern_propensity
 from dfdlib.training import Stage, fit, load_model
@@ -640,10 +641,60 @@ def test_refused_options():
     ):
         with pytest.raises(ValueError, match=rf"{name}={value!r} is out of range. Pass "):
             Deconfounder(route=route, **{name: value})
-    with pytest.raises(ValueError, match=r"rate=0.5 says nothing to route='ipw'.*dropout"):
+    with pytest.raises(ValueError, match=r"rate=0.5 has no effect with route='ipw'.*dropout"):
         Deconfounder(route="ipw", rate=0.5)
     with pytest.raises(ValueError, match=r"'stratified'; it is an option of substitute and ipw"):
         Deconfounder(route="stratified", proxies=["age"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("stratified", {}),
+        ("nwgm", {"n_patterns": 3}),
+        ("prototypes", {"n_prototypes": 3, "dictionary": "learned", "temperature": 0.5}),
+        ("substitute", {"n_levels": 3, "proxies": ["age"], "weight": 1.0}),
+        ("ipw", {"proxies": ["sex"], "clip": 5.0}),
+        ("dropout", {"rate": 0.5}),
+        ("invariant", {"momentum": 0.5, "subtract": False}),
+    ],
+)
+def test_a_route_with_options_is_the_name_with_the_same_options(name, options, tmp_path):
+    """Bit for bit; and it can be saved with them, and loaded."""
+    train = cohort()
+    heads = Deconfounder(route=name, **options), Deconfounder(route=ROUTES[name](**options))
+    assert heads[0].route == name
+    assert isinstance(heads[1].route, ROUTES[name])
+    runs = []
+    for head in heads:
+        model = Classifier(backbone=GRAPE(d=8), schema=train.schema, head=head)
+        runs.append(fit(model, train, stages=[Stage(epochs=2)], batch_size=100, lr=0.01))
+    states = [run.model.state_dict() for run in runs]
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    runs[1].save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert type(loaded.head.route) is ROUTES[name]
+    for option, value in options.items():
+        assert getattr(loaded.head.route, option) == value
+    np.testing.assert_array_equal(predict_proba(loaded, train), predict_proba(runs[1].model, train))
+
+
+def test_an_option_has_one_default():
+    """`Deconfounder` and every route that has the option agree on it."""
+    said = inspect.signature(Deconfounder).parameters
+    names = {name for kind in ROUTES.values() for name in kind.defaults()}
+    assert names == set(said) - {"route", "d", "n_outputs"}
+    for kind in ROUTES.values():
+        for name, default in kind.defaults().items():
+            assert said[name].default == default
+
+
+def test_options_beside_a_route_are_refused():
+    with pytest.raises(ValueError, match=r"momentum=0.5 .*Write route=Invariant\(momentum=0.5\)"):
+        Deconfounder(route=Invariant(), momentum=0.5)
+    with pytest.raises(ValueError, match=r"rate=0.5 has no effect with route=Invariant.*Leave it"):
+        Deconfounder(route=Invariant(), rate=0.5)
 
 
 def test_refused_data():
