@@ -153,6 +153,11 @@ class EdgeListGRAPE(nn.Module):
         self.w = nn.ModuleList(nn.Linear(2 * d, d) for _ in range(n_layers))
         self.q = nn.ModuleList(nn.Linear(2 * d, d) for _ in range(n_layers))
         self.u = nn.ModuleList(nn.Linear(3 * d, d) for _ in range(n_layers - 1))
+        # a plain tuple: their maps are registered above, under the names of the dense form
+        self.layers = tuple(
+            EGSAGEConv(w=cast(nn.Linear, w), q=cast(nn.Linear, q))
+            for w, q in zip(self.w, self.q, strict=True)
+        )
 
     def forward(
         self,
@@ -165,8 +170,7 @@ class EdgeListGRAPE(nn.Module):
         patient, modality = edges
         h_p = tokens.new_ones(tokens.shape[0], tokens.shape[2])
         h_m, e = self.modality_init, tokens[observed]
-        for layer, (w, q) in enumerate(zip(self.w, self.q, strict=True)):
-            conv = EGSAGEConv(w=cast(nn.Linear, w), q=cast(nn.Linear, q))
+        for layer, conv in enumerate(self.layers):
             per_edge = None if weight is None else weight[layer]
             if per_edge is not None:
                 per_edge = per_edge[observed].reshape(len(patient), -1)

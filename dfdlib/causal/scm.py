@@ -1,6 +1,5 @@
 """Structural causal models as plain functions: sample them, intervene on them, draw them."""
 
-import dis
 import hashlib
 import inspect
 import math
@@ -146,7 +145,13 @@ class SCM:
             if mechanism.noisy:
                 draws = self._noise.get(node, read_noise(node, "normal"))
                 inputs["u"] = column(f"noise of {node}", draws(stream(seed, node), n), n)
-            values[node] = column(node, mechanism.function(**inputs), n)
+            try:
+                array = mechanism.function(**inputs)
+            except NameError as error:
+                if error.name == "u" or error.name in self._mechanisms:
+                    raise reads_outside(node, error.name) from error
+                raise
+            values[node] = column(node, array, n)
         frame = pd.DataFrame({node: values[node] for node in self._mechanisms})
         if full:
             return frame
@@ -276,22 +281,31 @@ def read_mechanism(node: str, function: Any, nodes: Collection[str]) -> Mechanis
                 f"({', '.join(nodes)}).{suggestion(name, nodes)} An argument is a parent, or u "
                 f"for the node's own noise."
             )
-    for name in _free_names(function):
+    for name in sorted(_outer_names(function)):
         if (name == "u" or name in nodes) and name not in names:
-            what = "the noise" if name == "u" else "the node"
-            raise ValueError(
-                f"the mechanism of {node!r} reads {name!r} from outside, which shadows {what} "
-                f"of that name. Add {name} to its arguments, or rename the outer variable."
-            )
+            raise reads_outside(node, name)
     return Mechanism(function, parents, "u" in names)
 
 
-def _free_names(function: Callable[..., Any]) -> set[str]:
-    """Variables that a Python function reads from the code around it."""
+def reads_outside(node: str, name: str) -> ValueError:
+    """Build the error for a mechanism that reads a node, or u, without having it as an argument."""
+    what = "the noise" if name == "u" else "the node"
+    return ValueError(
+        f"the mechanism of {node!r} reads {name!r} from outside, which shadows {what} of that "
+        f"name. Add {name} to its arguments, or rename the outer variable."
+    )
+
+
+def _outer_names(function: Callable[..., Any]) -> set[str]:
+    """Variables around a Python function that it names: of functions around it, and globals.
+
+    A name that is a global and an attribute is taken for the global; one that nobody has defined
+    yet is found when the function is called.
+    """
     if not inspect.isfunction(function):
         return set()
-    reads = {"LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CLASSDEREF"}
-    return {i.argval for i in dis.get_instructions(function) if i.opname in reads}
+    code = function.__code__
+    return set(code.co_freevars) | (set(code.co_names) & function.__globals__.keys())
 
 
 def read_noise(node: str, kind: Any) -> Callable[[np.random.Generator, int], np.ndarray]:

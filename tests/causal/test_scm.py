@@ -270,6 +270,21 @@ def test_names_that_shadow_are_refused():
     u = 0.0
     with pytest.raises(ValueError, match="'X' reads 'u' from outside, which shadows the noise"):
         causal.SCM(X=lambda: u)
+    with pytest.raises(ValueError, match="'X' reads 'np' from outside, which shadows the node"):
+        causal.SCM(np=lambda u: u, X=lambda u: np.exp(u))
+    # a name that does not exist anywhere is noticed when it is needed
+    forgotten = causal.SCM(A=lambda u: u, X=lambda u: A + u)
+    with pytest.raises(ValueError, match=r"'X' reads 'A' from outside.*Add A to its arguments"):
+        forgotten.sample(10)
+    misspelt = causal.SCM(A=lambda u: u, X=lambda u: Aa + u)
+    with pytest.raises(NameError, match="Aa"):
+        misspelt.sample(10)
+
+
+def test_an_attribute_is_no_node():
+    """`u.T` reads no node T."""
+    scm = causal.SCM(T=lambda u: u, X=lambda u: u.T, Y=lambda T, X: T.clip(0) + X)
+    assert sorted(scm.graph.edges) == [("T", "Y"), ("X", "Y")]
 
 
 def test_values_that_are_no_column_are_refused():
