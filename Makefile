@@ -39,7 +39,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 book: $(INSTALLED) ## Re-execute what changed and build the book (EXECUTE=off: from the stored outputs)
-	$(BIN)/python -m dfdlib.book config --execute $(EXECUTE) --out _build/_config.yml
+	$(BIN)/python tools/book.py config --execute $(EXECUTE) --out _build/_config.yml
 	$(BIN)/jupyter-book build . --config _build/_config.yml -n -W --keep-going
 	DFDLIB_HTML="$(CURDIR)/_build/html" $(BIN)/pytest --quiet tests/test_html.py
 	@echo

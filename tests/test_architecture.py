@@ -307,8 +307,6 @@ def hidden(sources: Sources) -> set[str]:
 #: Private files all the same, and why.
 HIDDEN = {
     "dfdlib/_data_commands.py": "not yet renamed",
-    "dfdlib/book/_config.py": "not yet renamed",
-    "dfdlib/book/_pages.py": "dfdlib.book.pages is a function",
 }
 
 

@@ -1,5 +1,6 @@
 """What chapters share, the configuration with its cache key, and the generated pages."""
 
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +22,11 @@ from nbformat import v4
 from dfdlib import book
 
 ROOT = Path(__file__).parents[1]
+TOOL = ROOT / "tools" / "book.py"
+
+spec = importlib.util.spec_from_file_location("book_tool", TOOL)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
 
 
 @pytest.fixture
@@ -259,11 +265,11 @@ def test_outside_a_book_the_library_finds_its_own(tmp_path, monkeypatch):
 def test_cache_key_changes_with_what_chapters_compute_with_and_not_with_prose(
     small_book, path, changes
 ):
-    before = book.cache_key(small_book)
-    assert book.cache_key(small_book) == before
+    before = tool.cache_key(small_book)
+    assert tool.cache_key(small_book) == before
     (small_book / path).parent.mkdir(parents=True, exist_ok=True)
     (small_book / path).write_text("changed")
-    assert (book.cache_key(small_book) != before) == changes
+    assert (tool.cache_key(small_book) != before) == changes
 
 
 def test_cache_key_knows_which_chapters_answer_a_claim_and_take_data(small_book):
@@ -273,7 +279,7 @@ def test_cache_key_knows_which_chapters_answer_a_claim_and_take_data(small_book)
             v4.new_code_cell(line, metadata={"tags": ["parameters"]}),
         ]
         nbformat.write(v4.new_notebook(cells=cells), small_book / "chapters" / "01-a.ipynb")
-        return book.cache_key(small_book)
+        return tool.cache_key(small_book)
 
     box = "\n:::{admonition} Claim `dfd-gain`\n:class: claim\n:::\n"
     keys = [written(box, "n = 1"), written(box + "more", "n = 1"), written("", "n = 1")]
@@ -302,21 +308,21 @@ def test_all_that_chapters_open_is_in_the_cache_key(tmp_path):
         here = tmp_path / path.relative_to(ROOT)
         if path.is_dir():
             here = here / "a.json"
-        before = book.cache_key(tmp_path)
+        before = tool.cache_key(tmp_path)
         here.parent.mkdir(parents=True, exist_ok=True)
         here.write_text(f"{before}")
-        assert book.cache_key(tmp_path) != before, path
+        assert tool.cache_key(tmp_path) != before, path
 
 
 def test_cache_key_changes_when_a_file_is_renamed(small_book):
-    before = book.cache_key(small_book)
+    before = tool.cache_key(small_book)
     (small_book / "dfdlib" / "a.py").rename(small_book / "dfdlib" / "b.py")
-    assert book.cache_key(small_book) != before
+    assert tool.cache_key(small_book) != before
 
 
 @pytest.mark.parametrize(("execute", "mode"), [("auto", "cache"), ("off", "off")])
 def test_config_is_derived_on_the_command_line(small_book, execute, mode):
-    command = [sys.executable, "-m", "dfdlib.book", "config", "--execute", execute]
+    command = [sys.executable, TOOL, "config", "--execute", execute]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(
         [*command, "--out", "_build/_config.yml"], cwd=small_book, env=environment, check=True
@@ -325,19 +331,19 @@ def test_config_is_derived_on_the_command_line(small_book, execute, mode):
     assert config["execute"] == {
         "timeout": 300,
         "execute_notebooks": mode,
-        "cache": str(small_book / "_build" / f"cache-{book.cache_key(small_book)}"),
+        "cache": str(small_book / "_build" / f"cache-{tool.cache_key(small_book)}"),
     }
     assert (config["title"], config["logo"]) == ("A book", "_static/logo.svg")
 
 
 def test_caches_of_older_states_are_removed(small_book):
     build = small_book / "_build"
-    now, old = build / f"cache-{book.cache_key(small_book)}", build / "cache-0123456789abcdef"
+    now, old = build / f"cache-{tool.cache_key(small_book)}", build / "cache-0123456789abcdef"
     for folder in (now, old, build / "html"):
         folder.mkdir(parents=True)
-    book.write_config(build / "_config.yml", execute="off", root=small_book)
+    tool.write_config(build / "_config.yml", execute="off", root=small_book)
     assert old.is_dir()
-    book.write_config(build / "_config.yml", root=small_book)
+    tool.write_config(build / "_config.yml", root=small_book)
     assert sorted(path.name for path in build.iterdir()) == ["_config.yml", now.name, "html"]
 
 
@@ -356,7 +362,7 @@ def test_departures_are_collected_with_their_place(small_book):
         "        # DIFF: inside\n"
         "        return 1\n"
     )
-    found = book.departures(small_book)
+    found = tool.departures(small_book)
     assert found.to_numpy().tolist() == [
         ["dfdlib.a", "", "at the top, over two lines"],
         ["dfdlib.a", "", "at the end of a line"],
@@ -365,8 +371,8 @@ def test_departures_are_collected_with_their_place(small_book):
 
 
 def test_generated_pages_are_in_step_with_their_sources():
-    for path, text in book.pages().items():
-        assert path.read_text(encoding="utf8") == text, "run: python -m dfdlib.book pages"
+    for path, text in tool.pages().items():
+        assert path.read_text(encoding="utf8") == text, "run: python tools/book.py pages"
 
 
 def test_claims_page_holds_every_claim_once():
@@ -385,7 +391,7 @@ def test_the_command_rewrites_the_pages(small_book):
     about = small_book / "chapters" / "about"
     about.mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "dfdlib.book", "pages"]
+    command = [sys.executable, TOOL, "pages"]
     subprocess.run(command, cwd=small_book, env=environment, check=True)
     same = (ROOT / "chapters" / "about" / "claims.md").read_text()
     assert (about / "claims.md").read_text() == same
