@@ -1,4 +1,8 @@
-"""Rows of different lengths, stored end to end."""
+"""What a cohort holds beside plain tensors: ragged rows, and images that are read batch by batch.
+
+`Ragged` stores rows of different lengths end to end; `Images` leaves pixels on disk or in memory
+until a batch is made. `code_id` and `float32` turn words and numbers into what is stored.
+"""
 
 import hashlib
 import warnings
@@ -13,44 +17,6 @@ from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
 from dfdlib.causal.arrays import numbers
-
-
-def code_id(word: str) -> int:
-    """Number a word of a codes modality: the same in every extract, and on every machine.
-
-    Example:
-        >>> code_id("I21.4") == code_id("I21.4"), code_id("0389") == code_id("389")
-        (True, False)
-    """
-    # 63 bits of a hash: among 100,000 words two meet with probability 5e-10
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest()) >> 1
-
-
-_QUANTITY = (
-    " A quantity, such as a length of stay, or a time and an event are unsupported: dfdlib "
-    "predicts classes. Cut it, for example (y > 7).astype(float).where(y.notna())"
-)
-
-
-def float32(array: np.ndarray, what: str, columns: Sequence[str]) -> np.ndarray:
-    """Narrow a table to float32, and warn where that loses how a column's values differ."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
-        narrow = array.astype(np.float32)
-        if array.dtype.itemsize <= narrow.itemsize:
-            return narrow
-        for column, values in zip(columns, array.T, strict=True):
-            values = values[np.isfinite(values)]
-            largest = np.abs(values).max(initial=0)
-            step, spread = np.spacing(np.float32(largest)), np.ptp(values) if len(values) else 0
-            if 100 * step > spread > 1e-12 * largest:  # below that it is rounding of a constant
-                warnings.warn(
-                    f"{what}, column {column!r}: the values lie so far from 0 and so close "
-                    f"together that float32, in steps of {step:g}, loses how they differ. Subtract "
-                    "an origin first, for example pass days since admission",
-                    UserWarning,
-                    stacklevel=2,
-                )
-    return narrow
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +124,6 @@ def _signed(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int64) if array.dtype == np.uint64 else array
 
 
-# ---------------- Images that stay where they are, on disk or in memory, until a batch is made
-# of them
-
-
 class Images:
     """8-bit images and which of them each row has; no pixel is read before a batch is made.
 
@@ -243,3 +205,35 @@ def scaled(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype == torch.uint8:
         return value.float().div_(255)  # twice as fast as value / 255, and equal to it
     return value
+
+
+def code_id(word: str) -> int:
+    """Number a word of a codes modality: the same in every extract, and on every machine.
+
+    Example:
+        >>> code_id("I21.4") == code_id("I21.4"), code_id("0389") == code_id("389")
+        (True, False)
+    """
+    # 63 bits of a hash: among 100,000 words two meet with probability 5e-10
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest()) >> 1
+
+
+def float32(array: np.ndarray, what: str, columns: Sequence[str]) -> np.ndarray:
+    """Narrow a table to float32, and warn where that loses how a column's values differ."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
+        narrow = array.astype(np.float32)
+        if array.dtype.itemsize <= narrow.itemsize:
+            return narrow
+        for column, values in zip(columns, array.T, strict=True):
+            values = values[np.isfinite(values)]
+            largest = np.abs(values).max(initial=0)
+            step, spread = np.spacing(np.float32(largest)), np.ptp(values) if len(values) else 0
+            if 100 * step > spread > 1e-12 * largest:  # below that it is rounding of a constant
+                warnings.warn(
+                    f"{what}, column {column!r}: the values lie so far from 0 and so close "
+                    f"together that float32, in steps of {step:g}, loses how they differ. Subtract "
+                    "an origin first, for example pass days since admission",
+                    UserWarning,
+                    stacklevel=2,
+                )
+    return narrow

@@ -19,90 +19,6 @@ from dfdlib.data.schema import Batch, Schema
 from dfdlib.data.validation import Task, refuse_other_index
 from dfdlib.errors import unknown
 
-
-def summarise(
-    schema: Schema,
-    observed: np.ndarray,
-    by: str,
-    levels: np.ndarray | None,
-    y: np.ndarray | None,
-) -> pd.DataFrame:
-    """Describe each modality in a row, as `Cohort.summary` promises.
-
-    Args:
-        schema: Of the cohort.
-        observed: Patients × modalities.
-        by: The name of a group.
-        levels: The level of each row in it, for one column per level.
-        y: Binary labels, NaN where missing.
-    """
-    table = pd.DataFrame(index=pd.Index(schema.names, name="modality"))
-    table["kind"] = [schema.kinds[name] for name in schema.names]
-    table["size"] = [math.prod(schema.sizes[name]) for name in schema.names]
-    table["observed"] = observed.mean(axis=0)
-    if levels is not None:
-        shares = pd.DataFrame(observed, columns=table.index).groupby(levels).mean().T
-        taken = {*table.columns, "auroc_of_observed"}
-        table = table.join(shares.rename(columns={c: f"{by}={c}" for c in shares if c in taken}))
-    if y is not None:
-        known = ~np.isnan(y)
-        both = len(np.unique(y[known])) == 2
-        table["auroc_of_observed"] = [
-            roc_auc_score(y[known], column[known]) if both else math.nan for column in observed.T
-        ]
-    return table
-
-
-def patterns(names: tuple[str, ...], observed: np.ndarray) -> np.ndarray:
-    """Name the observed modalities of each row, joined by "+"; "nothing" where there are none."""
-    frame = pd.DataFrame(observed)
-    code = frame.groupby(list(frame.columns), sort=False).ngroup().to_numpy()
-    _, first = np.unique(code, return_index=True)
-    shown = ["+".join(np.array(names)[row]) or "nothing" for row in observed[first]]
-    return np.array(shown)[code]
-
-
-def random_parts(level: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
-    """Give each row a part at random, all rows of a level the same.
-
-    Levels are laid end to end in random order, each as long as it has rows; a level goes to the
-    part in which its middle lies.
-
-    Args:
-        level: The level of each row, 0 to the number of levels - 1.
-        fractions: The share of rows of each part.
-        seed: Of the random order.
-    """
-    if min(fractions, default=0) <= 0 or not math.isclose(sum(fractions), 1):
-        raise ValueError(
-            f"fractions {tuple(fractions)} sum to {sum(fractions):g}, expected positive ones "
-            "that sum to 1. Pass for example (0.7, 0.1, 0.2)"
-        )
-    n_rows = np.bincount(level)
-    order = np.random.default_rng(seed).permutation(len(n_rows))
-    middle = (n_rows[order].cumsum() - n_rows[order] / 2) / len(level)
-    part_of_level = np.empty(len(n_rows), dtype=np.int64)
-    part_of_level[order] = np.searchsorted(np.cumsum(fractions)[:-1], middle, side="right")
-    return part_of_level[level]
-
-
-def refuse_parts(part_of: np.ndarray, n_parts: int, patients: np.ndarray, by: str) -> None:
-    """Refuse parts without rows, and patients who stand in two parts."""
-    n_rows = np.bincount(part_of, minlength=n_parts)
-    if not n_rows.all():
-        raise ValueError(
-            f"part {int(n_rows.argmin())} would hold nobody: {len(part_of)} rows cannot be cut by "
-            f"{by!r} into parts of {n_rows.tolist()} rows. Pass fewer parts, or another group"
-        )
-    pairs = pd.DataFrame({"patient": patients, "part": part_of}).drop_duplicates()
-    twice = pairs["patient"][pairs["patient"].duplicated()].unique()
-    if len(twice):
-        raise ValueError(
-            f"{len(twice)} patients would stand in two parts when cut by {by!r}. "
-            f"Cut by 'patient', or give each patient one level of {by!r}"
-        )
-
-
 __all__ = ["Batch", "Cohort", "Schema", "check_disjoint"]
 
 
@@ -395,3 +311,89 @@ def check_disjoint(*cohorts: Cohort) -> None:
                 f"cohorts {i} and {j} share {len(shared)} patients. Cut them "
                 "with cohort.split(by='patient'), or make ids unique: f'{site}-{patient}'"
             )
+
+
+# ---------------- what the methods of a cohort compute
+
+
+def summarise(
+    schema: Schema,
+    observed: np.ndarray,
+    by: str,
+    levels: np.ndarray | None,
+    y: np.ndarray | None,
+) -> pd.DataFrame:
+    """Describe each modality in a row, as `Cohort.summary` promises.
+
+    Args:
+        schema: Of the cohort.
+        observed: Patients × modalities.
+        by: The name of a group.
+        levels: The level of each row in it, for one column per level.
+        y: Binary labels, NaN where missing.
+    """
+    table = pd.DataFrame(index=pd.Index(schema.names, name="modality"))
+    table["kind"] = [schema.kinds[name] for name in schema.names]
+    table["size"] = [math.prod(schema.sizes[name]) for name in schema.names]
+    table["observed"] = observed.mean(axis=0)
+    if levels is not None:
+        shares = pd.DataFrame(observed, columns=table.index).groupby(levels).mean().T
+        taken = {*table.columns, "auroc_of_observed"}
+        table = table.join(shares.rename(columns={c: f"{by}={c}" for c in shares if c in taken}))
+    if y is not None:
+        known = ~np.isnan(y)
+        both = len(np.unique(y[known])) == 2
+        table["auroc_of_observed"] = [
+            roc_auc_score(y[known], column[known]) if both else math.nan for column in observed.T
+        ]
+    return table
+
+
+def patterns(names: tuple[str, ...], observed: np.ndarray) -> np.ndarray:
+    """Name the observed modalities of each row, joined by "+"; "nothing" where there are none."""
+    frame = pd.DataFrame(observed)
+    code = frame.groupby(list(frame.columns), sort=False).ngroup().to_numpy()
+    _, first = np.unique(code, return_index=True)
+    shown = ["+".join(np.array(names)[row]) or "nothing" for row in observed[first]]
+    return np.array(shown)[code]
+
+
+def random_parts(level: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Give each row a part at random, all rows of a level the same.
+
+    Levels are laid end to end in random order, each as long as it has rows; a level goes to the
+    part in which its middle lies.
+
+    Args:
+        level: The level of each row, 0 to the number of levels - 1.
+        fractions: The share of rows of each part.
+        seed: Of the random order.
+    """
+    if min(fractions, default=0) <= 0 or not math.isclose(sum(fractions), 1):
+        raise ValueError(
+            f"fractions {tuple(fractions)} sum to {sum(fractions):g}, expected positive ones "
+            "that sum to 1. Pass for example (0.7, 0.1, 0.2)"
+        )
+    n_rows = np.bincount(level)
+    order = np.random.default_rng(seed).permutation(len(n_rows))
+    middle = (n_rows[order].cumsum() - n_rows[order] / 2) / len(level)
+    part_of_level = np.empty(len(n_rows), dtype=np.int64)
+    part_of_level[order] = np.searchsorted(np.cumsum(fractions)[:-1], middle, side="right")
+    return part_of_level[level]
+
+
+def refuse_parts(part_of: np.ndarray, n_parts: int, patients: np.ndarray, by: str) -> None:
+    """Refuse parts without rows, and patients who stand in two parts."""
+    n_rows = np.bincount(part_of, minlength=n_parts)
+    if not n_rows.all():
+        raise ValueError(
+            f"part {int(n_rows.argmin())} would hold nobody: {len(part_of)} rows cannot be cut by "
+            f"{by!r} into parts of {n_rows.tolist()} rows. Pass fewer parts, or another group"
+        )
+    pairs = pd.DataFrame({"patient": patients, "part": part_of}).drop_duplicates()
+    twice = pairs["patient"][pairs["patient"].duplicated()].unique()
+    if len(twice):
+        raise ValueError(
+            f"{len(twice)} patients would stand in two parts when cut by {by!r}. "
+            f"Cut by 'patient', or give each patient one level of {by!r}"
+        )

@@ -1,153 +1,27 @@
-"""Raw .csv and .csv.gz files of data sets under access control, to typed parquet files."""
+"""Raw .csv and .csv.gz files of data sets under access control, to typed parquet files.
+
+`ingest` converts what is new, and keeps a manifest: what each table was made of, with hashes.
+"""
 
 import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from dfdlib.data import ingest as manifests
 from dfdlib.data.clinical.convert import connection, convert
 from dfdlib.data.clinical.files import Raw, find
 from dfdlib.data.clinical.schemas import SOURCES, TABLES, UNREAD, Source
 from dfdlib.errors import require, unknown
 
-SCHEMA = 1
 NAME = "manifest.json"
 
-
-def read(out: Path) -> dict[str, Any]:
-    """Read a manifest; an empty one where nothing was ingested yet.
-
-    Raises:
-        ValueError: It is no JSON, or of another version of the library.
-    """
-    path = out / NAME
-    if not path.is_file():
-        return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{NAME} is no JSON ({error}). Delete it and ingest again") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{NAME} is no text in UTF-8. Delete it and ingest again") from None
-    if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
-        raise ValueError(f"{NAME} is not of schema {SCHEMA}. Delete it and ingest again")
-    if not isinstance(stored.get("tables", {}), dict):
-        raise ValueError(f"{NAME} lists no tables. Delete it and ingest again")
-    return stored
-
-
-def write(out: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest; it changes as a whole or not at all."""
-    part = out / f".{NAME}.part"
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out / NAME)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Hash a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def entry(raw: Raw, root: Path) -> dict[str, Any]:
-    """Describe what a table is made of: equal descriptions make equal tables."""
-    return {
-        "source": raw.path.relative_to(root).name,
-        "source_bytes": raw.path.stat().st_size,
-        "source_sha256": sha256(raw.path),
-        "columns": {name: kind for name, _, kind in raw.columns},
-        "duckdb": version("duckdb"),
-    }
-
-
-def is_done(table: Mapping[str, Any] | None, described: Mapping[str, Any], parquet: Path) -> bool:
-    """Whether a table was made of the same content, in the same way, and is still what it was."""
-    return (
-        isinstance(table, Mapping)
-        and all(table.get(key) == value for key, value in described.items())
-        and parquet.is_file()
-        and sha256(parquet) == table.get("sha256")
-    )
-
-
-def check_shipped(raw: Raw, root: Path, digest: str, source: Source) -> None:
-    """Compare a file with the SHA256SUMS.txt that lies with it, where there is one.
-
-    Raises:
-        ValueError: The hashes differ.
-    """
-    folder = raw.path.parent
-    while True:
-        sums = folder / "SHA256SUMS.txt"
-        if sums.is_file():
-            name = raw.path.relative_to(folder).as_posix()
-            expected = checksums(sums).get(name)
-            if expected not in (None, digest):
-                raise ValueError(
-                    f"{raw.place} is not the file that SHA256SUMS.txt lists: its SHA-256 is "
-                    f"{digest[:12]}…, expected {expected[:12]}…. Get it again: {source.page}"
-                )
-            return
-        if folder == root or folder == folder.parent:
-            return
-        folder = folder.parent
-
-
-def checksums(path: Path) -> dict[str, str]:
-    """Read lines of `hash path` as PhysioNet ships them."""
-    pairs = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
-    return {pair[1].strip().lstrip("*"): pair[0].lower() for pair in pairs if len(pair) == 2}
-
-
-def identify(rows: Mapping[str, int], source: Source) -> str:
-    """Tell the version from the number of rows: of a subset it is unknown.
-
-    >>> patients = Source("s", "p", counts={"1": {"a": 5, "b": 7}, "2": {"a": 6}})
-    >>> identify({"a": 6}, patients), identify({"a": 5}, patients), identify({"a": 4}, patients)
-    ('2', 'unknown', 'unknown')
-    """
-    for name, counts in source.counts.items():
-        if all(rows.get(table) == count for table, count in counts.items()):
-            return name
-    return "unknown"
-
-
-def check_version(table: str, rows: int, raw: Raw, source: Source, *, wanted: str | None) -> None:
-    """Refuse a table of another version than the cohorts were written for, or than is wanted.
-
-    Raises:
-        ValueError: The number of rows is that of another version, or not that of the wanted one.
-    """
-    expected = source.counts.get(wanted or "", {}).get(table, rows)
-    if expected != rows:
-        raise ValueError(
-            f"{raw.place} has {rows:,} rows; version {wanted} of {source.title} has {expected:,}. "
-            f"Get it at {source.page}, or leave version out"
-        )
-    if wanted is not None:
-        return
-    for name, counts in source.counts.items():
-        if counts.get(table) == rows and name not in source.versions:
-            raise ValueError(
-                f"{raw.place} has {rows:,} rows, as version {name} has, and cohorts are written "
-                f"for {', '.join(source.versions)} ({source.page}). To take it all the same, pass "
-                f"version={name!r} (--version {name})"
-            )
+SCHEMA = 1
 
 
 def ingest(
@@ -230,13 +104,13 @@ def ingest(
             stacklevel=2,
         )
 
-    manifest = manifests.read(out)
+    manifest = stored_manifest(out)
     if manifest.get("dataset", dataset) != dataset:
         raise ValueError(
             f"{str(out)!r} holds {manifest['dataset']}, not {dataset}. Pass another folder as out"
         )
     manifest |= {
-        "schema": manifests.SCHEMA,
+        "schema": SCHEMA,
         "dataset": dataset,
         "title": source.title,
         "dfdlib": installed("dfdlib"),
@@ -250,16 +124,16 @@ def ingest(
         for raw in files.values():
             target = out / f"{raw.table}.parquet"
             part = out / f".{raw.table}.parquet.part"
-            described = manifests.entry(raw, root)
-            manifests.check_shipped(raw, root, described["source_sha256"], source)
+            described = entry(raw, root)
+            check_shipped(raw, root, described["source_sha256"], source)
             bar.start(raw)
-            if not manifests.is_done(manifest["tables"].get(raw.table), described, target):
+            if not is_done(manifest["tables"].get(raw.table), described, target):
                 rows, unreadable = convert(
                     raw, part, connected=connected, source=source, progress=bar.update
                 )
                 try:
-                    manifests.check_version(raw.table, rows, raw, source, wanted=version)
-                    written = {"bytes": part.stat().st_size, "sha256": manifests.sha256(part)}
+                    check_version(raw.table, rows, raw, source, wanted=version)
+                    written = {"bytes": part.stat().st_size, "sha256": sha256(part)}
                     part.replace(target)
                 finally:
                     part.unlink(missing_ok=True)
@@ -270,8 +144,8 @@ def ingest(
                     **written,
                 }
             counted = {name: table["rows"] for name, table in manifest["tables"].items()}
-            manifest["version"] = manifests.identify(counted, source)
-            manifests.write(out, manifest)
+            manifest["version"] = identify(counted, source)
+            write_manifest(out, manifest)
             bar.update(1.0)
     return manifest
 
@@ -283,10 +157,10 @@ def read_manifest(out: str | Path) -> dict[str, Any]:
         FileNotFoundError: Nothing was ingested there.
         ValueError: The manifest cannot be read.
     """
-    manifest = manifests.read(Path(out))
+    manifest = stored_manifest(Path(out))
     if not manifest:
         raise FileNotFoundError(
-            f"no {manifests.NAME} in {str(out)!r}. Run: dfdlib data ingest DATASET --root "
+            f"no {NAME} in {str(out)!r}. Run: dfdlib data ingest DATASET --root "
             f"RAW_FILES --out {out}"
         )
     return manifest
@@ -332,3 +206,137 @@ class _Bar:
     def update(self, share: float) -> None:
         """Tell which share of the file is done."""
         self.bar.update(self.before + int(share * self.size) - self.bar.n)
+
+
+# ---------------- the manifest: what each table was made of
+
+
+def stored_manifest(out: Path) -> dict[str, Any]:
+    """Read a manifest; an empty one where nothing was ingested yet.
+
+    Raises:
+        ValueError: It is no JSON, or of another version of the library.
+    """
+    path = out / NAME
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{NAME} is no JSON ({error}). Delete it and ingest again") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{NAME} is no text in UTF-8. Delete it and ingest again") from None
+    if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+        raise ValueError(f"{NAME} is not of schema {SCHEMA}. Delete it and ingest again")
+    if not isinstance(stored.get("tables", {}), dict):
+        raise ValueError(f"{NAME} lists no tables. Delete it and ingest again")
+    return stored
+
+
+def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest; it changes as a whole or not at all."""
+    part = out / f".{NAME}.part"
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out / NAME)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def entry(raw: Raw, root: Path) -> dict[str, Any]:
+    """Describe what a table is made of: equal descriptions make equal tables."""
+    return {
+        "source": raw.path.relative_to(root).name,
+        "source_bytes": raw.path.stat().st_size,
+        "source_sha256": sha256(raw.path),
+        "columns": {name: kind for name, _, kind in raw.columns},
+        "duckdb": installed("duckdb"),
+    }
+
+
+def is_done(table: Mapping[str, Any] | None, described: Mapping[str, Any], parquet: Path) -> bool:
+    """Whether a table was made of the same content, in the same way, and is still what it was."""
+    return (
+        isinstance(table, Mapping)
+        and all(table.get(key) == value for key, value in described.items())
+        and parquet.is_file()
+        and sha256(parquet) == table.get("sha256")
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------- whether the files are those of the version that is wanted
+
+
+def check_shipped(raw: Raw, root: Path, digest: str, source: Source) -> None:
+    """Compare a file with the SHA256SUMS.txt that lies with it, where there is one.
+
+    Raises:
+        ValueError: The hashes differ.
+    """
+    folder = raw.path.parent
+    while True:
+        sums = folder / "SHA256SUMS.txt"
+        if sums.is_file():
+            name = raw.path.relative_to(folder).as_posix()
+            expected = checksums(sums).get(name)
+            if expected not in (None, digest):
+                raise ValueError(
+                    f"{raw.place} is not the file that SHA256SUMS.txt lists: its SHA-256 is "
+                    f"{digest[:12]}…, expected {expected[:12]}…. Get it again: {source.page}"
+                )
+            return
+        if folder == root or folder == folder.parent:
+            return
+        folder = folder.parent
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """Read lines of `hash path` as PhysioNet ships them."""
+    pairs = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+    return {pair[1].strip().lstrip("*"): pair[0].lower() for pair in pairs if len(pair) == 2}
+
+
+def identify(rows: Mapping[str, int], source: Source) -> str:
+    """Tell the version from the number of rows: of a subset it is unknown.
+
+    >>> patients = Source("s", "p", counts={"1": {"a": 5, "b": 7}, "2": {"a": 6}})
+    >>> identify({"a": 6}, patients), identify({"a": 5}, patients), identify({"a": 4}, patients)
+    ('2', 'unknown', 'unknown')
+    """
+    for name, counts in source.counts.items():
+        if all(rows.get(table) == count for table, count in counts.items()):
+            return name
+    return "unknown"
+
+
+def check_version(table: str, rows: int, raw: Raw, source: Source, *, wanted: str | None) -> None:
+    """Refuse a table of another version than the cohorts were written for, or than is wanted.
+
+    Raises:
+        ValueError: The number of rows is that of another version, or not that of the wanted one.
+    """
+    expected = source.counts.get(wanted or "", {}).get(table, rows)
+    if expected != rows:
+        raise ValueError(
+            f"{raw.place} has {rows:,} rows; version {wanted} of {source.title} has {expected:,}. "
+            f"Get it at {source.page}, or leave version out"
+        )
+    if wanted is not None:
+        return
+    for name, counts in source.counts.items():
+        if counts.get(table) == rows and name not in source.versions:
+            raise ValueError(
+                f"{raw.place} has {rows:,} rows, as version {name} has, and cohorts are written "
+                f"for {', '.join(source.versions)} ({source.page}). To take it all the same, pass "
+                f"version={name!r} (--version {name})"
+            )

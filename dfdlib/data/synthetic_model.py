@@ -1,4 +1,8 @@
-"""The declared causal model behind `data.load("synthetic")`: options, constants and mechanisms."""
+"""The causal model behind `data.load("synthetic")`: options, mechanisms, and the exact answers.
+
+`declare` writes the options down as a structural causal model; `answer` computes what somebody who
+knows this model would predict for a patient, in closed form.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -209,8 +213,7 @@ def _availability(options: Options, modality: str) -> Callable[..., Any]:
     return drivers[f"{options.missing} {modality}" if own else options.missing]
 
 
-# ---------------- What a synthetic cohort's patients would be told by somebody who knew the
-# model: in closed form
+# ---------------- what somebody who knows the model predicts, in closed form
 
 # Patients at a time: their integrands stay in the processor's cache.
 CHUNK = 8192

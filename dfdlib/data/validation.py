@@ -1,4 +1,4 @@
-"""What a user passes beside modalities and masks: labels, groups, tables, positions."""
+"""Check what a user passes beside modalities: labels, groups, tables, positions, masks, indexes."""
 
 import warnings
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from dfdlib.causal.arrays import (
     plain,
     refuse_other_labels,
 )
-from dfdlib.data.arrays import _QUANTITY, Images, Ragged
+from dfdlib.data.arrays import Images, Ragged
 from dfdlib.errors import SHOWN, unknown
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -29,33 +29,10 @@ Task = Literal["binary", "multiclass", "multilabel"]
 PERSONS = ("patient", "person", "visit", "stay", "study", "admission")
 # Past this, float32 cannot tell one class from the next.
 _MOST_CLASSES = 2**24
-
-
-def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
-    """Build the error for a level that nobody has; levels that name patients are not listed."""
-    options = pd.unique(pd.Series(values))
-    words = all(isinstance(option, str) for option in options)
-    advice = ""
-    if words and not isinstance(level, str):
-        advice = f"The levels are words: pass {str(level)!r}"
-    elif isinstance(level, str) and not words:
-        advice = f"The levels are {options.dtype} and not words: pass {level} without quotes"
-    if names_people(group, values):
-        return ValueError(
-            f"that is not one of the {len(options)} levels of {group!r}, which are of patients and "
-            f"are not shown. Pass one of cohort.groups[{group!r}]"
-            + (f", of its type: {options.dtype}" if advice else "")
-        )
-    if advice and str(level) in map(str, options):
-        listed = ", ".join(map(str, options[:SHOWN])) + (", …" if len(options) > SHOWN else "")
-        return ValueError(f"{level!r} is not a level of {group!r} ({listed}). {advice}")
-    return unknown(level, options, f"level of {group!r}")
-
-
-def names_people(group: str, values: np.ndarray) -> bool:
-    """Whether the levels of a group stand for single patients, or single stays of them."""
-    n_levels = len(pd.unique(pd.Series(values)))
-    return group in PERSONS or n_levels > max(SHOWN, len(values) / 2)
+_QUANTITY = (
+    " A quantity, such as a length of stay, or a time and an event are unsupported: dfdlib "
+    "predicts classes. Cut it, for example (y > 7).astype(float).where(y.notna())"
+)
 
 
 def labels(y: Any, task: str | None, n: int) -> tuple[np.ndarray | None, Task | None, int | None]:
@@ -169,6 +146,33 @@ def groups(given: Any, n: int) -> dict[str, np.ndarray]:
     return {"patient": np.arange(n)} | result
 
 
+def names_people(group: str, values: np.ndarray) -> bool:
+    """Whether the levels of a group stand for single patients, or single stays of them."""
+    n_levels = len(pd.unique(pd.Series(values)))
+    return group in PERSONS or n_levels > max(SHOWN, len(values) / 2)
+
+
+def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
+    """Build the error for a level that nobody has; levels that name patients are not listed."""
+    options = pd.unique(pd.Series(values))
+    words = all(isinstance(option, str) for option in options)
+    advice = ""
+    if words and not isinstance(level, str):
+        advice = f"The levels are words: pass {str(level)!r}"
+    elif isinstance(level, str) and not words:
+        advice = f"The levels are {options.dtype} and not words: pass {level} without quotes"
+    if names_people(group, values):
+        return ValueError(
+            f"that is not one of the {len(options)} levels of {group!r}, which are of patients and "
+            f"are not shown. Pass one of cohort.groups[{group!r}]"
+            + (f", of its type: {options.dtype}" if advice else "")
+        )
+    if advice and str(level) in map(str, options):
+        listed = ", ".join(map(str, options[:SHOWN])) + (", …" if len(options) > SHOWN else "")
+        return ValueError(f"{level!r} is not a level of {group!r} ({listed}). {advice}")
+    return unknown(level, options, f"level of {group!r}")
+
+
 def table(given: Any, what: str, n: int) -> pd.DataFrame:
     """Copy a DataFrame or a dict of columns, one row per patient, numbered from 0."""
     given = None if given is None else plain(given, what)
@@ -247,49 +251,7 @@ def positions(rows: Any, n: int) -> Int64[Tensor, " k"]:
     return torch.from_numpy(array.astype(np.int64) % n)
 
 
-def warn_if_empty(observed: Bool[Tensor, "n m"]) -> None:
-    """Say how many rows have nothing observed."""
-    empty = int((~observed.any(dim=1)).sum())
-    if empty:
-        warnings.warn(
-            f"{empty} of {len(observed)} rows have nothing observed. They stay; to leave them out: "
-            "cohort.select(cohort.observed.any(dim=1))",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-# ---------------- Masks that a user passes, and the rows of pandas objects that have to belong
-# together
-
-
-def refuse_other_index(**given: Any) -> None:
-    """Refuse pandas objects whose rows are named differently: they may be of other patients.
-
-    Args:
-        **given: What `Cohort` takes, each a table, a column, a dict of these, or no pandas at all.
-    """
-    first, index = "", None
-    for what, value in given.items():
-        parts = {what: value}
-        if isinstance(value, Mapping):
-            parts = {f"{what}[{name!r}]": part for name, part in value.items()}
-        for name, given_part in parts.items():
-            part = given_part
-            if not isinstance(part, (np.ndarray, Tensor, list, tuple, Ragged, Images)):
-                part = None if part is None else plain(part, name)
-            if not has_labels(given_part, part):
-                continue
-            if index is None:
-                first, index = name, part.index
-            # other lengths have a refusal of their own
-            elif len(part) == len(index) and not part.index.equals(index):
-                refuse_other_labels(name, part.index, first, index)
-                raise ValueError(
-                    f"{name} and {first} have different indexes (the same labels in another "
-                    f"order), so their rows may be of different patients. Pass {name}.loc[{first}"
-                    ".index], or .to_numpy() where the order is the same"
-                )
+# ---------------- masks, and rows of pandas objects that have to belong together
 
 
 def modality_mask(observed: Any, n: int, names: tuple[str, ...]) -> np.ndarray:
@@ -340,6 +302,47 @@ def refuse_disagreement(name: str, by_row: np.ndarray | None, by_feature: np.nda
             f"observed and x_observed disagree on {name!r} in {int(wrong.sum())} rows, first in "
             f"row {int(wrong.argmax())}. Leave out observed=: it is x_observed.any(axis=1)"
         )
+
+
+def warn_if_empty(observed: Bool[Tensor, "n m"]) -> None:
+    """Say how many rows have nothing observed."""
+    empty = int((~observed.any(dim=1)).sum())
+    if empty:
+        warnings.warn(
+            f"{empty} of {len(observed)} rows have nothing observed. They stay; to leave them out: "
+            "cohort.select(cohort.observed.any(dim=1))",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def refuse_other_index(**given: Any) -> None:
+    """Refuse pandas objects whose rows are named differently: they may be of other patients.
+
+    Args:
+        **given: What `Cohort` takes, each a table, a column, a dict of these, or no pandas at all.
+    """
+    first, index = "", None
+    for what, value in given.items():
+        parts = {what: value}
+        if isinstance(value, Mapping):
+            parts = {f"{what}[{name!r}]": part for name, part in value.items()}
+        for name, given_part in parts.items():
+            part = given_part
+            if not isinstance(part, (np.ndarray, Tensor, list, tuple, Ragged, Images)):
+                part = None if part is None else plain(part, name)
+            if not has_labels(given_part, part):
+                continue
+            if index is None:
+                first, index = name, part.index
+            # other lengths have a refusal of their own
+            elif len(part) == len(index) and not part.index.equals(index):
+                refuse_other_labels(name, part.index, first, index)
+                raise ValueError(
+                    f"{name} and {first} have different indexes (the same labels in another "
+                    f"order), so their rows may be of different patients. Pass {name}.loc[{first}"
+                    ".index], or .to_numpy() where the order is the same"
+                )
 
 
 def _mask(value: Any, what: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -36,18 +36,9 @@ from dfdlib.evaluation.predict import (
 )
 from dfdlib.evaluation.results import write_result
 
+__all__ = ["Report", "evaluate"]
+
 Strata = dict[tuple[str, str], np.ndarray]
-
-
-def known_metrics(metrics: Sequence[str] | str) -> list[str]:
-    """Refuse a metric that does not exist."""
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    if not names:
-        raise ValueError(f"metrics is empty. Pass some of {', '.join(METRICS)}")
-    for name in names:
-        if name not in METRICS:
-            raise unknown(name, METRICS, "metric")
-    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,78 +216,6 @@ def _notes(rows: pd.DataFrame) -> str:
     )
 
 
-def strata(
-    cohort: Cohort, by: Sequence[str], bands: Mapping[str, Sequence[int | float]]
-) -> dict[tuple[str, str], np.ndarray]:
-    """Boolean masks of the rows of each (group, level), the whole cohort first.
-
-    Levels of groups and covariates are sorted, patterns go from the most frequent to the rarest.
-    """
-    for name in bands:
-        if name not in by:
-            raise unknown(name, by, "name in by=")
-    masks = {("all", "all"): np.ones(len(cohort), dtype=bool)}
-    for name in by:
-        label, levels = _levels(cohort, name, bands.get(name))
-        masks |= {(name, str(level)): label == level for level in levels}
-    return masks
-
-
-def _levels(
-    cohort: Cohort, name: str, bands: Sequence[int | float] | None
-) -> tuple[np.ndarray, Sequence[Any]]:
-    """The level of each row, and the levels in the order of the report."""
-    if name == "pattern":
-        return cohort.pattern, list(pd.Series(cohort.pattern).value_counts().index)
-    if name in cohort.groups:
-        values = pd.Series(cohort.groups[name])
-    elif name in cohort.covariates:
-        values = cohort.covariates[name]
-    else:
-        options = ["pattern", *cohort.groups, *cohort.covariates]
-        raise unknown(name, options, "pattern, group or covariate")
-    numeric = pd.api.types.is_numeric_dtype(values) and values.nunique() > 10
-    if bands is not None or (numeric and name not in cohort.groups):
-        values = _cut(values, name, bands)
-    elif not isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype("category")  # sorted, words after numbers where there are both
-    levels = [str(level) for level in values.cat.categories]
-    label = values.astype(object).map(str).where(values.notna(), "unknown").to_numpy()
-    return label, [level for level in [*levels, "unknown"] if (label == level).any()]
-
-
-def _cut(values: pd.Series, name: str, bands: Sequence[int | float] | None) -> pd.Series:
-    """Cut numbers at the edges given, or else at their tertiles."""
-    if not pd.api.types.is_numeric_dtype(values):
-        raise ValueError(f"{name!r} holds no numbers to cut. Leave it out of bands=")
-    number = values.to_numpy(dtype=float, na_value=np.nan)
-    if bands is None:
-        inner = np.unique(np.nanquantile(number, [1 / 3, 2 / 3]))
-        middle = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(inner)]
-        names = [f"< {inner[0]:g}", *middle, f">= {inner[-1]:g}"]
-    else:
-        edges = np.asarray(bands, dtype=float)
-        if len(edges) < 2 or not (np.diff(edges) > 0).all():
-            raise ValueError(
-                f"bands of {name!r} are {list(bands)}. Pass rising edges: [0, 45, 120]"
-            )
-        outside = (number < edges[0]) | (number > edges[-1])
-        if outside.any():
-            which = {"first": (number < edges[0]).any(), "last": (number > edges[-1]).any()}
-            raise ValueError(
-                f"{outside.sum()} values of {name!r} lie outside the bands {list(bands)}. Widen "
-                f"the {' and the '.join(edge for edge, there in which.items() if there)} edge"
-            )
-        inner = edges[1:-1]
-        names = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(edges)]
-        names[-1] = names[-1][:-1] + "]"
-    codes = np.where(np.isnan(number), -1, inner.searchsorted(number, side="right"))
-    return pd.Series(pd.Categorical.from_codes(codes, names))
-
-
-__all__ = ["Report", "evaluate"]
-
-
 def evaluate(
     model: object,
     cohort: Cohort,
@@ -455,3 +374,86 @@ def _refuse_other_task(schema: Schema, cohort: Cohort) -> None:
             f"labels are {cohort.task} with n_classes={cohort.schema.n_classes}. Pass labels of "
             "the model's task"
         )
+
+
+def known_metrics(metrics: Sequence[str] | str) -> list[str]:
+    """Refuse a metric that does not exist."""
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    if not names:
+        raise ValueError(f"metrics is empty. Pass some of {', '.join(METRICS)}")
+    for name in names:
+        if name not in METRICS:
+            raise unknown(name, METRICS, "metric")
+    return names
+
+
+# ---------------- rows by group, covariate and pattern
+
+
+def strata(
+    cohort: Cohort, by: Sequence[str], bands: Mapping[str, Sequence[int | float]]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Boolean masks of the rows of each (group, level), the whole cohort first.
+
+    Levels of groups and covariates are sorted, patterns go from the most frequent to the rarest.
+    """
+    for name in bands:
+        if name not in by:
+            raise unknown(name, by, "name in by=")
+    masks = {("all", "all"): np.ones(len(cohort), dtype=bool)}
+    for name in by:
+        label, levels = _levels(cohort, name, bands.get(name))
+        masks |= {(name, str(level)): label == level for level in levels}
+    return masks
+
+
+def _levels(
+    cohort: Cohort, name: str, bands: Sequence[int | float] | None
+) -> tuple[np.ndarray, Sequence[Any]]:
+    """The level of each row, and the levels in the order of the report."""
+    if name == "pattern":
+        return cohort.pattern, list(pd.Series(cohort.pattern).value_counts().index)
+    if name in cohort.groups:
+        values = pd.Series(cohort.groups[name])
+    elif name in cohort.covariates:
+        values = cohort.covariates[name]
+    else:
+        options = ["pattern", *cohort.groups, *cohort.covariates]
+        raise unknown(name, options, "pattern, group or covariate")
+    numeric = pd.api.types.is_numeric_dtype(values) and values.nunique() > 10
+    if bands is not None or (numeric and name not in cohort.groups):
+        values = _cut(values, name, bands)
+    elif not isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype("category")  # sorted, words after numbers where there are both
+    levels = [str(level) for level in values.cat.categories]
+    label = values.astype(object).map(str).where(values.notna(), "unknown").to_numpy()
+    return label, [level for level in [*levels, "unknown"] if (label == level).any()]
+
+
+def _cut(values: pd.Series, name: str, bands: Sequence[int | float] | None) -> pd.Series:
+    """Cut numbers at the edges given, or else at their tertiles."""
+    if not pd.api.types.is_numeric_dtype(values):
+        raise ValueError(f"{name!r} holds no numbers to cut. Leave it out of bands=")
+    number = values.to_numpy(dtype=float, na_value=np.nan)
+    if bands is None:
+        inner = np.unique(np.nanquantile(number, [1 / 3, 2 / 3]))
+        middle = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(inner)]
+        names = [f"< {inner[0]:g}", *middle, f">= {inner[-1]:g}"]
+    else:
+        edges = np.asarray(bands, dtype=float)
+        if len(edges) < 2 or not (np.diff(edges) > 0).all():
+            raise ValueError(
+                f"bands of {name!r} are {list(bands)}. Pass rising edges: [0, 45, 120]"
+            )
+        outside = (number < edges[0]) | (number > edges[-1])
+        if outside.any():
+            which = {"first": (number < edges[0]).any(), "last": (number > edges[-1]).any()}
+            raise ValueError(
+                f"{outside.sum()} values of {name!r} lie outside the bands {list(bands)}. Widen "
+                f"the {' and the '.join(edge for edge, there in which.items() if there)} edge"
+            )
+        inner = edges[1:-1]
+        names = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(edges)]
+        names[-1] = names[-1][:-1] + "]"
+    codes = np.where(np.isnan(number), -1, inner.searchsorted(number, side="right"))
+    return pd.Series(pd.Categorical.from_codes(codes, names))

@@ -1,4 +1,8 @@
-"""Training: stages, a named selection rule, checkpoints that survive a kill, devices by Fabric."""
+"""Training: `fit` and what it returns, models that are saved and loaded again, and what is refused.
+
+A run has stages, a named selection rule, checkpoints that survive a kill, and devices by Fabric.
+The epochs themselves are in `loop`, the files in `saving`.
+"""
 
 import contextlib
 import operator
@@ -90,80 +94,6 @@ class Run:
             "history": self.history.to_dict("records"),
         }
         write_folder(Path(folder), "model", dict(self.model.state_dict()), card)
-
-
-def _forget_rare(model: Method) -> Iterator[str]:
-    """Leave out what few patients had; tells what was left out, and what cannot be."""
-    found = {name: optional(module, "forget_rare") for name, module in model.named_modules()}
-    rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in found.items() if n]
-    if rare:
-        yield (
-            f"levels, codes, columns or missing patterns that fewer than {LEAST} training patients "
-            f"had are not saved ({', '.join(rare)}): the model now takes them as never seen. Put "
-            "rare ones together before training to keep them"
-        )
-    if getattr(model, "memory", None) == "samples":
-        yield (
-            "memory='samples' keeps embeddings of training patients as they are in the saved "
-            "model. Take memory='prototypes', which keeps means of many, before it is given away"
-        )
-
-
-def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
-    """Make a saved model again, ready to score new patients; see `Run.save`.
-
-    Nothing is unpickled, and nothing is imported or called but the methods, backbones, heads and
-    encoders of `dfdlib.models` and layers of `torch.nn`. Classes of your own need `trust`: they may
-    run any code, so name only packages whose folders you would run yourself.
-
-    Before memory is taken, the sizes in `model.safetensors` are compared with those of the model
-    that `model.json` describes. A folder whose files changed after they were written is refused; so
-    is one that holds links. The checksums tell damage: who makes a folder can make them too.
-
-    Args:
-        folder: what `Run.save` wrote. Folders of the first format, which have no checksums, load
-            with a warning.
-        trust: packages ("mypackage"), modules ("mypackage.module") or classes
-            ("mypackage.module:Class") that may be imported besides.
-
-    Warns:
-        UserWarning: if the folder has no checksums.
-
-    Raises:
-        FileNotFoundError: if the folder holds no saved model.
-        ImportError: if a class is neither listed nor trusted, cannot be imported, or is no torch
-            module.
-        TypeError: if the folder is no path.
-        ValueError: if the folder is damaged, or was saved in another format.
-
-    Example:
-        >>> load_model("nowhere")
-        Traceback (most recent call last):
-        FileNotFoundError: 'nowhere' holds no model.json, so nothing was saved there. ...
-    """
-    takes = "load_model takes the folder that Run.save wrote"
-    check_type(folder, (str, os.PathLike), takes, "Write load_model('folder')")
-    model, card = read_model(Path(folder), trust=trust)
-    if card["format"] == 1:
-        warnings.warn(
-            f"{Path(folder).name!r} is of the first format, which has no checksums: that its files "
-            "are as they were written is not known. Fit the model again and save it.",
-            stacklevel=2,
-        )
-    model.selection = card["selection"]
-    return cast(Method, model).eval()
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms.
-
-    `fit` needs no such call, it seeds itself; this is for code of your own around it.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that read the global state
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def fit(
@@ -286,13 +216,49 @@ def fit(
     )
 
 
-def _one_device() -> Fabric:
-    """Take one device for this process alone.
+def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
+    """Make a saved model again, ready to score new patients; see `Run.save`.
 
-    What a cluster says of a job (an `srun` on the PATH, SLURM's variables) is not said of this
-    process, since sbatch says it to a single one too: Fabric, if left to ask, warns or refuses.
+    Nothing is unpickled, and nothing is imported or called but the methods, backbones, heads and
+    encoders of `dfdlib.models` and layers of `torch.nn`. Classes of your own need `trust`: they may
+    run any code, so name only packages whose folders you would run yourself.
+
+    Before memory is taken, the sizes in `model.safetensors` are compared with those of the model
+    that `model.json` describes. A folder whose files changed after they were written is refused; so
+    is one that holds links. The checksums tell damage: who makes a folder can make them too.
+
+    Args:
+        folder: what `Run.save` wrote. Folders of the first format, which have no checksums, load
+            with a warning.
+        trust: packages ("mypackage"), modules ("mypackage.module") or classes
+            ("mypackage.module:Class") that may be imported besides.
+
+    Warns:
+        UserWarning: if the folder has no checksums.
+
+    Raises:
+        FileNotFoundError: if the folder holds no saved model.
+        ImportError: if a class is neither listed nor trusted, cannot be imported, or is no torch
+            module.
+        TypeError: if the folder is no path.
+        ValueError: if the folder is damaged, or was saved in another format.
+
+    Example:
+        >>> load_model("nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: 'nowhere' holds no model.json, so nothing was saved there. ...
     """
-    return Fabric(accelerator="auto", devices=1, plugins=[LightningEnvironment()])
+    takes = "load_model takes the folder that Run.save wrote"
+    check_type(folder, (str, os.PathLike), takes, "Write load_model('folder')")
+    model, card = read_model(Path(folder), trust=trust)
+    if card["format"] == 1:
+        warnings.warn(
+            f"{Path(folder).name!r} is of the first format, which has no checksums: that its files "
+            "are as they were written is not known. Fit the model again and save it.",
+            stacklevel=2,
+        )
+    model.selection = card["selection"]
+    return cast(Method, model).eval()
 
 
 def trainer(
@@ -328,30 +294,19 @@ def trainer(
     return fit_predict
 
 
-def _draw_weights(model: Method, seed: int) -> None:
-    """Draw all weights anew, module by module, in the order of `model.modules()`."""
-    torch.manual_seed(mix(seed))
-    for module in model.modules():
-        draw = getattr(module, "reset_parameters", None) or getattr(
-            module, "_reset_parameters", None
-        )
-        if draw is not None:
-            draw()
-        elif next(module.parameters(recurse=False), None) is not None:
-            raise ValueError(
-                f"{type(module).__name__} holds parameters but no reset_parameters(), so its "
-                "weights would not depend on the seed. Write that method, or pass init='keep'."
-            )
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms.
+
+    `fit` needs no such call, it seeds itself; this is for code of your own around it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries that read the global state
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-@contextlib.contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Leave the caller's random state as it was."""
-    with torch.random.fork_rng():
-        yield
-
-
-# ---------------- What `fit` refuses, and what to type instead
+# ---------------- what `fit` refuses, and what to type instead
 
 
 def check_types(model: object, train: object, val: object, stages: object) -> None:
@@ -465,4 +420,56 @@ def _check_validation(model: Method, val: Cohort, *, select: str) -> None:
         raise ValueError(
             "select='val_auroc' needs both classes of every label in the validation part. Cut "
             "another one, or pass select='val_loss'."
+        )
+
+
+# ---------------- weights, devices, random numbers, and what is not saved
+
+
+def _draw_weights(model: Method, seed: int) -> None:
+    """Draw all weights anew, module by module, in the order of `model.modules()`."""
+    torch.manual_seed(mix(seed))
+    for module in model.modules():
+        draw = getattr(module, "reset_parameters", None) or getattr(
+            module, "_reset_parameters", None
+        )
+        if draw is not None:
+            draw()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                f"{type(module).__name__} holds parameters but no reset_parameters(), so its "
+                "weights would not depend on the seed. Write that method, or pass init='keep'."
+            )
+
+
+def _one_device() -> Fabric:
+    """Take one device for this process alone.
+
+    What a cluster says of a job (an `srun` on the PATH, SLURM's variables) is not said of this
+    process, since sbatch says it to a single one too: Fabric, if left to ask, warns or refuses.
+    """
+    return Fabric(accelerator="auto", devices=1, plugins=[LightningEnvironment()])
+
+
+@contextlib.contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Leave the caller's random state as it was."""
+    with torch.random.fork_rng():
+        yield
+
+
+def _forget_rare(model: Method) -> Iterator[str]:
+    """Leave out what few patients had; tells what was left out, and what cannot be."""
+    found = {name: optional(module, "forget_rare") for name, module in model.named_modules()}
+    rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in found.items() if n]
+    if rare:
+        yield (
+            f"levels, codes, columns or missing patterns that fewer than {LEAST} training patients "
+            f"had are not saved ({', '.join(rare)}): the model now takes them as never seen. Put "
+            "rare ones together before training to keep them"
+        )
+    if getattr(model, "memory", None) == "samples":
+        yield (
+            "memory='samples' keeps embeddings of training patients as they are in the saved "
+            "model. Take memory='prototypes', which keeps means of many, before it is given away"
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dfdlib.data import typed as typed
+from dfdlib.data import typed
 from dfdlib.data.clinical.files import Raw, damaged
 from dfdlib.data.clinical.schemas import Source
 from dfdlib.data.sql import DamagedError, csv_source, fault, quoted, set_threads, text_of, verified

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dfdlib.data import typed as typed
+from dfdlib.data import typed
 from dfdlib.data.clinical.files import damaged, read_header
 from dfdlib.data.clinical.schemas import SOURCES, TABLES, DatasetName
 from dfdlib.data.sql import (

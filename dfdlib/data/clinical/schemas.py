@@ -1,4 +1,4 @@
-"""The raw tables of each data set that is under access control: what is read, and as what.
+"""The data sets under access control: what is read of their raw tables, and where they come from.
 
 `TABLES[dataset][table][column]` is a DuckDB type. Only what stands here is read: a column that is
 not declared never reaches a parquet file, so the outcome columns of eICU's APACHE tables cannot
@@ -8,6 +8,8 @@ A DOUBLE is a measurement: text in it ("<0.1") becomes NULL and is counted in th
 other type a value that does not fit is an error, for then the file is not what it should be. A name
 with `*` or `[` stands for all columns that fit it (Unix shell rules), at least one, save those
 that are declared by name; they are stored in upper case.
+
+`SOURCES[dataset]` says where a data set comes from, and how its versions are told apart.
 """
 
 from dataclasses import dataclass, field
@@ -264,8 +266,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "mimic_iv": ("d_icd_diagnoses", "d_icd_procedures"),
 }
 
-# ---------------- Where the data sets under access control come from, and how their versions
-# are told apart
+# ---------------- where they come from
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""A healthy thorax: ellipsoids and tubes with random anatomy. cm; x left, y back, z up."""
+"""A healthy thorax: ellipsoids and tubes with random anatomy. cm; x left, y back, z up.
+
+`Thorax` draws the anatomy and gives skin, lungs, mediastinum, spine, trachea, aorta, heart and
+domes; `small_parts` and `ribs` add vessels, bones, breasts and the stomach's air.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -245,7 +249,7 @@ class Thorax:
         return 0.55 - 0.1 * (self.fat - 1.2)
 
 
-# ---------------- The small parts of a thorax: vessels, bones, breasts, and the stomach's air
+# ---------------- vessels, bones, breasts, and the stomach's air
 
 N_RIBS = 10
 

@@ -1,4 +1,9 @@
-"""The line integrals of a whole thorax with its findings."""
+"""From a thorax with its findings to a picture.
+
+`Scene` gives the line integrals along all rays; `pose` stands a patient before the detector;
+`expose` takes the picture by Beer and Lambert's law, with scatter, noise, exposure and a scanner's
+style.
+"""
 
 import numpy as np
 import torch
@@ -152,8 +157,7 @@ def _fluid(level: np.ndarray, side: str, pose: Pose, rows: Tensor, box: Box) -> 
     return torch.sigmoid((top[:, None, :] - z) / 0.3)
 
 
-# ---------------- From line integrals to a picture: Beer–Lambert, scatter, noise, exposure and
-# scanner style
+# ---------------- from line integrals to a picture
 
 # Attenuation by view relative to the densities: the lateral view is taken with a harder beam.
 BEAM = (0.62, 0.47)

@@ -6,7 +6,8 @@ block P = Q[uv, uv] and whose depth axis is d,
 
     half length = √(det Q / det P) · √(1 − sᵀ P⁻¹ s),    middle = c_d + Q[d, uv] P⁻¹ s
 
-with s = (u, v) − (c_u, c_v). Lengths are in cm, on the detector too.
+with s = (u, v) − (c_u, c_v). Lengths are in cm, on the detector too. A tube is a stack of
+horizontal ellipses, of any width at any height; a row of the detector crosses one of them.
 """
 
 from dataclasses import dataclass, replace
@@ -238,8 +239,7 @@ def crossed(shadow: Shadows, pose: Pose, box: Box) -> Interval:
     return Interval(middle - half, middle.add_(half))
 
 
-# ---------------- Tubes: bodies whose horizontal cross-sections are ellipses, of any width at
-# any height
+# ---------------- tubes
 
 
 class Profile:
