@@ -46,7 +46,7 @@ book: $(INSTALLED) ## Re-execute what changed and build the book (EXECUTE=off: f
 	@echo "The book is ready. Open file://$(CURDIR)/_build/html/index.html"
 
 test: $(INSTALLED) ## Run the tests and the library's doctests, with coverage (no notebook)
-	$(BIN)/pytest --numprocesses $(JOBS) --cov -rfEs
+	$(BIN)/pytest --numprocesses $(JOBS) --cov --durations=10 -rfEs
 
 notebooks: $(INSTALLED) ## Re-execute every chapter and compare with its stored outputs
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
