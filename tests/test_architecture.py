@@ -455,6 +455,7 @@ DEEP = (
             "dfdlib.models.additive.Additive",
             "dfdlib.models.additive.Invariant",
             "dfdlib.models.additive.Substitute",
+            "dfdlib.models.routes.ByPattern",
             "dfdlib.models.routes.Dropout",
             "dfdlib.models.routes.InverseProbability",
             "dfdlib.models.routes.NWGM",
@@ -469,8 +470,6 @@ DEEP = (
 BOTH = {
     "dfdlib.models.backbone.Resizable": "nothing but how buffers are loaded; made nowhere alone",
     "dfdlib.models.grape.GRAPE": "MUSE is GRAPE with two terms more",
-    "dfdlib.models.routes.Route": "alone it is the route that adjusts for nothing",
-    "dfdlib.models.routes.Stratified": "nwgm and prototypes average over other strata",
 }
 
 
