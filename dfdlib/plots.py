@@ -8,7 +8,7 @@ marker of its own for a page printed in grey.
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -36,6 +36,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "Backdoor adjustment": ("#662145", "^"),
 }
 """Colour and marker of each method."""
+
+Looks = Mapping[str, tuple[str, str]]
 
 _UNNAMED = ("#332288", "#117733", "#882255", "#999933", "#44aa99", "#aa4499")
 _MARKERS = ("h", "p", "*", "d")  # none that points to a side
@@ -175,6 +177,181 @@ def interval_plot(
     return ax
 
 
+def strip_plot(
+    frame: pd.DataFrame,
+    *,
+    group: str,
+    value: str = "value",
+    method: str = "method",
+    xlabel: str,
+    ylabel: str = "",
+    upright: bool = False,
+    looks: Looks | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a mark for each run: the groups along one axis, the methods of a group side by side.
+
+    Nothing is averaged and nothing is moved at random, so equal frames give equal figures.
+
+    Args:
+        frame: one row per run; groups and methods keep their order of appearance. A row whose value
+            is NaN has no mark.
+        group: column of the groups.
+        value: column of the marks.
+        method: column that picks colour and marker.
+        xlabel: what stands on the horizontal axis, with its unit.
+        ylabel: what stands on the vertical axis.
+        upright: draw the value upwards and the groups from left to right; else the value to the
+            right and the groups downwards.
+        looks: colour and marker of each method; None takes those of `METHODS`.
+        legend: name the methods, if there are several.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        ValueError: a column is not there.
+    """
+    _require(frame, (group, value, method))
+    groups, methods = frame[group].unique().tolist(), frame[method].unique().tolist()
+    looks = _looks(methods, looks)
+    own_figure = ax is None
+    if ax is None:
+        across = plt.rcParams["figure.figsize"]
+        _, ax = plt.subplots(figsize=across if upright else (across[0], 1.3 + 0.4 * len(groups)))
+    # seaborn takes one marker a call; places follow the full orders, whatever a call draws
+    numbered = frame.assign(**{group: frame[group].map(groups.index)})
+    for name in methods:
+        sns.stripplot(
+            numbered[frame[method] == name],
+            x=group if upright else value, y=value if upright else group,
+            hue=method, hue_order=methods, order=range(len(groups)), dodge=True, jitter=False,
+            orient="v" if upright else "h", marker=looks[name][1], size=5, alpha=0.8, linewidth=0,
+            palette={other: looks[other][0] for other in methods}, legend=False, ax=ax,
+        )  # fmt: skip
+    names = [_short(name) for name in groups]
+    if upright:
+        ax.set_xticks(range(len(groups)), names, parse_math=False)
+    else:
+        ax.set_yticks(range(len(groups)), names, parse_math=False)
+        ax.set_ylim(len(groups) - 0.5, -0.5)
+    ax.grid(axis="y" if upright else "x")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if legend and len(methods) > 1:
+        _legend(ax, methods, outside=own_figure, looks=looks)
+    return ax
+
+
+def line_plot(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    value: str = "value",
+    low: str | None = "low",
+    high: str | None = "high",
+    method: str = "method",
+    xlabel: str,
+    ylabel: str = "",
+    looks: Looks | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a line for each method, with the interval that the frame gives as a band around it.
+
+    Args:
+        frame: one row per method and place on the axis; methods keep their order of appearance.
+        x: column of the horizontal axis.
+        value: column of the line.
+        low: column where the band begins; None draws no band.
+        high: column where it ends.
+        method: column that picks colour and marker.
+        xlabel: what the horizontal axis is, with its unit.
+        ylabel: what the value is, with its unit.
+        looks: colour and marker of each method; None takes those of `METHODS`.
+        legend: name the methods, if there are several.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        ValueError: a column is not there, or a method has two rows at one place.
+    """
+    band = [] if low is None or high is None else [low, high]
+    _require(frame, (x, value, method, *band))
+    twice = frame.duplicated([method, x])
+    if twice.any():
+        name, place = frame.loc[twice, [method, x]].iloc[0]
+        raise ValueError(f"{name!r} has several rows at {x} = {place}. Take means over runs first.")
+    methods = frame[method].unique().tolist()
+    looks = _looks(methods, looks)
+    own_figure = ax is None
+    if ax is None:
+        _, ax = plt.subplots()
+    sns.lineplot(
+        frame, x=x, y=value, hue=method, style=method, hue_order=methods, style_order=methods,
+        palette={name: look[0] for name, look in looks.items()},
+        markers={name: look[1] for name, look in looks.items()}, markeredgewidth=0, dashes=False,
+        estimator=None, errorbar=None, legend=False, ax=ax,
+    )  # fmt: skip
+    for name in methods if band else ():
+        part = frame[frame[method] == name].sort_values(x)
+        shade = looks[name][0]
+        ax.fill_between(part[x], part[low], part[high], color=shade, alpha=0.2, linewidth=0)
+    ax.grid(axis="y")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if legend and len(methods) > 1:
+        _legend(ax, methods, outside=own_figure, looks=looks)
+    return ax
+
+
+def panels(
+    frame: pd.DataFrame,
+    *,
+    by: str,
+    columns: int = 3,
+    height: float = 3.2,
+    width: float = 5.8,
+    share_x: bool = True,
+    share_y: bool = True,
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    """Make small multiples: an axes for each value of a column, with the rows that belong there.
+
+    Args:
+        frame: what is drawn; the values of `by` keep their order of appearance, and name the axes.
+        by: column that parts the frame.
+        columns: how many axes stand side by side.
+        height: of the figure, in inches.
+        width: of the figure, in inches.
+        share_x: give all axes one horizontal scale.
+        share_y: give all axes one vertical scale.
+
+    Yields:
+        Each axes and its rows. Its labels are yours; those inside the grid are left out.
+
+    Raises:
+        ValueError: a column is not there.
+    """
+    _require(frame, (by,))
+    values = frame[by].unique().tolist()
+    columns = min(columns, len(values))
+    rows = math.ceil(len(values) / columns)
+    with plt.rc_context({"figure.constrained_layout.use": False}):  # it asks for a tight one
+        grid = sns.FacetGrid(
+            frame, col=by, col_order=values, col_wrap=columns, sharex=share_x, sharey=share_y,
+            height=height / rows, aspect=(width / columns) / (height / rows), despine=False,
+        )  # fmt: skip
+    grid.figure.set_layout_engine("constrained")
+    for number, (value, ax) in enumerate(zip(values, grid.axes.flat, strict=True)):
+        yield ax, frame[frame[by] == value]
+        ax.set_title(_short(value), parse_math=False)
+        if share_y and number % columns:
+            ax.set_ylabel("")
+        if share_x and number + columns < len(values):
+            ax.set_xlabel("")
+
+
+def name_methods(ax: Axes, methods: Sequence[str], *, looks: Looks | None = None) -> None:
+    """Name methods beside the axes of a figure: one legend for small multiples."""
+    _legend(ax, methods, outside=True, looks=_looks(methods, looks))
+
+
 def missingness_plot(
     frame: pd.DataFrame,
     *,
@@ -279,8 +456,17 @@ def bipartite_plot(
     return ax
 
 
-def _legend(ax: Axes, methods: Sequence[str], *, outside: bool) -> None:
-    handles = [Line2D([], [], color=colour(name), marker=marker(name)) for name in methods]
+def _looks(methods: Sequence[str], looks: Looks | None) -> Looks:
+    """Colour and marker of each method: those asked for, or the book's."""
+    missing = [] if looks is None else [name for name in methods if name not in looks]
+    if missing:
+        raise ValueError(f"looks has no colour and marker for {missing[0]!r}. Name each method.")
+    return {name: (looks or {}).get(name) or (colour(name), marker(name)) for name in methods}
+
+
+def _legend(ax: Axes, methods: Sequence[str], *, outside: bool, looks: Looks | None = None) -> None:
+    looks = _looks(methods, looks)
+    handles = [Line2D([], [], color=looks[name][0], marker=looks[name][1]) for name in methods]
     # a legend leaves out what begins with "_", so the names are written after it was made
     blank = [" "] * len(methods)
     columns = math.ceil(len(methods) / math.ceil(len(methods) / 3))

@@ -311,3 +311,112 @@ def test_bipartite_plot_writes_names_as_they_are():
     ax = drawn(plots.bipartite_plot(observed))
     texts = [text.get_text() for text in ax.texts]
     assert texts[: len(HOSTILE) + 4] == [*map(said, HOSTILE), *HOSTILE[:4]]
+
+
+# ---------------------------------------------------------------- runs, curves, small multiples
+
+
+@pytest.fixture
+def runs():
+    rng = np.random.default_rng(0)
+    cells = [(g, m, s) for g in ("b $1$", "a") for m in ("DFD", "ERM") for s in range(3)]
+    frame = pd.DataFrame(cells, columns=["epochs", "method", "seed"])
+    return frame.assign(value=rng.normal(size=len(frame)), panel=["left", "right"] * 6)
+
+
+def _marks(ax):
+    """Places and colours of all marks."""
+    kept = [part for part in ax.collections if len(part.get_offsets())]
+    return [(np.asarray(part.get_offsets()), part.get_facecolor()[0]) for part in kept]
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_strip_has_a_mark_for_each_run_where_its_group_and_method_stand(runs, upright):
+    ax = plots.strip_plot(runs, group="epochs", xlabel="x", ylabel="y", upright=upright)
+    drawn = {}
+    for places, colour in _marks(ax):
+        at, value = places[:, ::-1].T if not upright else places.T
+        for spot, number in zip(at, value, strict=True):
+            drawn[round(float(number), 9)] = (float(spot), to_rgb(colour))
+    assert len(drawn) == len(runs)
+    for _, row in runs.iterrows():
+        spot, colour = drawn[round(row["value"], 9)]
+        group = ["b $1$", "a"].index(row["epochs"])
+        side = -1 if row["method"] == "DFD" else 1  # in order of appearance
+        assert spot == pytest.approx(group + 0.2 * side, abs=0.01)
+        assert colour == pytest.approx(to_rgb(plots.colour(row["method"])))
+    axis = ax.xaxis if upright else ax.yaxis
+    assert [label.get_text() for label in axis.get_ticklabels()] == ["b $1$", "a"]
+    assert not any(label.get_parse_math() for label in axis.get_ticklabels())
+
+
+def test_a_strip_leaves_out_what_is_missing_and_takes_other_looks(runs):
+    runs.loc[0, "value"] = np.nan
+    looks = {"DFD": ("#ff0000", "s"), "ERM": ("#00ff00", "D")}
+    _, ax = plt.subplots()
+    assert plots.strip_plot(runs, group="epochs", xlabel="x", looks=looks, ax=ax) is ax
+    marks = _marks(ax)
+    assert sum(len(places) for places, _ in marks) == len(runs) - 1
+    assert {tuple(to_rgb(colour)) for _, colour in marks} == {(1, 0, 0), (0, 1, 0)}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["DFD", "ERM"]
+    with pytest.raises(ValueError, match=r"looks has no colour and marker for 'ERM'"):
+        plots.strip_plot(runs, group="epochs", xlabel="x", looks={"DFD": ("#ff0000", "s")})
+    with pytest.raises(ValueError, match="no column 'site'"):
+        plots.strip_plot(runs, group="site", xlabel="x")
+
+
+@pytest.fixture
+def curves():
+    frame = pd.DataFrame(
+        [(m, x) for m in ("ERM", "DFD") for x in (2, 0, 1)], columns=["method", "x"]
+    )
+    value = np.array([0.3, 0.1, 0.2, 0.8, 0.6, 0.5])
+    return frame.assign(value=value, low=value - 0.05, high=value + 0.1)
+
+
+def test_lines_and_bands_are_those_of_the_frame(curves):
+    ax = plots.line_plot(curves, x="x", xlabel="strength", ylabel="AUROC")
+    lines = [line for line in ax.lines if len(line.get_xdata())]
+    assert len(lines) == len(ax.collections) == 2
+    for line, band, name in zip(lines, ax.collections, ("ERM", "DFD"), strict=True):
+        part = curves[curves["method"] == name].sort_values("x")
+        np.testing.assert_allclose(line.get_xydata(), part[["x", "value"]])
+        assert (
+            to_rgb(line.get_color())
+            == to_rgb(band.get_facecolor()[0])
+            == to_rgb(plots.colour(name))
+        )
+        edge = band.get_paths()[0].vertices
+        for x, low, high in part[["x", "low", "high"]].to_numpy():
+            heights = edge[np.isclose(edge[:, 0], x), 1]
+            assert (heights.min(), heights.max()) == pytest.approx((low, high))
+    assert ax.get_xlabel() == "strength"
+    bare = plots.line_plot(curves, x="x", low=None, xlabel="strength")
+    assert not bare.collections
+    with pytest.raises(ValueError, match=r"'ERM' has several rows at x = 2\. Take means"):
+        plots.line_plot(pd.concat([curves, curves]), x="x", xlabel="strength")
+
+
+def test_panels_part_a_frame_and_keep_its_order(runs, curves):
+    seen = {}
+    for ax, part in plots.panels(runs, by="panel", columns=2):
+        ax.set(xlabel="epochs", ylabel="AUROC")
+        seen[part["panel"].unique().item()] = (ax, part)
+    assert list(seen) == ["left", "right"]
+    pd.testing.assert_frame_equal(pd.concat([part for _, part in seen.values()]).sort_index(), runs)
+    (left, _), (right, _) = seen.values()
+    assert [left.get_title(loc="left"), right.get_title(loc="left")] == ["left", "right"]
+    assert (left.get_ylabel(), right.get_ylabel()) == ("AUROC", "")
+    assert left.get_shared_y_axes().joined(left, right)
+    assert left.figure.get_layout_engine().__class__.__name__ == "ConstrainedLayoutEngine"
+    plots.name_methods(left, ["ERM", "a method of theirs"])
+    names = [text.get_text() for text in left.figure.legends[0].get_texts()]
+    assert names == ["ERM", "a method of theirs"]
+    three = runs.assign(panel=["a", "b", "c"] * 4)
+    axes = []
+    for ax, _ in plots.panels(three, by="panel", columns=2, share_y=False):
+        ax.set(xlabel="epochs", ylabel="AUROC")
+        axes.append(ax)
+    assert [ax.get_xlabel() for ax in axes] == ["", "epochs", "epochs"]
+    assert all(ax.get_ylabel() == "AUROC" for ax in axes)
+    assert not axes[0].get_shared_y_axes().joined(axes[0], axes[1])
