@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 import warnings
 from pathlib import Path
 
@@ -23,10 +24,10 @@ from torch import nn
 from dfdlib import training
 from dfdlib.data import Cohort, Images
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import DFD, GRAPE, Classifier, GroupDRO
+from dfdlib.models import CORAL, DFD, GRAPE, Classifier, GroupDRO
 from dfdlib.training import Stage, fit, load_model
 from dfdlib.training import saving as saving_module
-from dfdlib.training.describe import describe
+from dfdlib.training.describe import describe, rebuild
 
 FIRST_FORMAT = Path(__file__).parent / "fixtures" / "format-1"
 
@@ -638,14 +639,31 @@ def test_what_few_patients_had_is_not_saved(tmp_path, n_rare):
         run.save(tmp_path / "model")
 
 
-def test_embeddings_of_patients_are_warned_of(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "name", "left", "gone"),
+    [(DFD, "memory", "prototypes", "samples"), (CORAL, "momentum", 0.9, 0.5)],
+)
+def test_an_option_that_is_gone_loads_where_nobody_had_set_it(tmp_path, kind, name, left, gone):
     data = cohort()
-    model = DFD(backbone=GRAPE(d=4), schema=data.schema, memory="samples", n_memory=4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a model of one epoch
-        run = fit(model, data, **one_epoch())
-    with pytest.warns(UserWarning, match=r"memory='samples' keeps embeddings .*'prototypes'"):
-        run.save(tmp_path / "model")
+    options = {"environment": "site"} if kind is CORAL else {}
+    text = describe(kind(backbone=GRAPE(d=4), schema=data.schema, **options))
+    assert name not in text["arguments"]
+    text["arguments"][name] = left
+    assert type(rebuild(text)) is kind
+    text["arguments"][name] = gone
+    with pytest.raises(ValueError, match=rf"{name}={gone!r}, and {kind.__name__} no longer has"):
+        rebuild(text)
+    # a class of somebody's own that is made as its parent is
+    own = type("Own", (kind,), {"__module__": "own_module"})
+    module = types.ModuleType("own_module")
+    module.Own = own
+    text["class"] = "own_module:Own"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "own_module", module)
+        with pytest.raises(ValueError, match=rf"no longer has the option '{name}'"):
+            rebuild(text, trust=["own_module"])
+        text["arguments"][name] = left
+        assert type(rebuild(text, trust=["own_module"])) is own
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -3,7 +3,7 @@
     python tools/digests.py --out digests.json
     python tools/digests.py --only "DFD, *"
     python tools/digests.py compare COMMIT COMMIT
-    python tools/digests.py compare COMMIT COMMIT --without "DFD, memory samples*"
+    python tools/digests.py compare COMMIT COMMIT --without "MUSE, *"
 
 A digest is the SHA-256 of names, types, shapes and bits: of losses and weights after two epochs, of
 cohorts, pixels, scores and estimates. It does not carry to another processor, so `compare` checks
@@ -694,7 +694,6 @@ DFD_OPTIONS: dict[str, Values] = {
     },
     "marginal": {"predict": "marginal"},
     "few prototypes": {"predict": "marginal", "n_memory": 8},
-    "memory samples": {"predict": "marginal", "memory": "samples", "n_memory": 16},
     "without flags, dropout": {"flags": False, "dropout": 0.2},
     "stratified": {"head": {"route": "stratified"}},
     "invariant": {"head": {"route": "invariant"}},
@@ -730,7 +729,6 @@ WARM = (Stage(epochs=1, penalty_weight=0), Stage(epochs=1))
 BASELINES: dict[str, Values] = {
     "CORAL": {"penalty_weight": 30},
     "CORAL, first order": {"penalty_weight": 3, "order": 1},
-    "CORAL, momentum": {"penalty_weight": 3, "momentum": 0.5},
     "CORAL, warm": {"penalty_weight": 30, "stages": WARM},
     "IRM": {"penalty_weight": 100},
     "IRM, warm": {

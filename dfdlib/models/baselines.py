@@ -235,7 +235,6 @@ class CORAL(Penalised):
         schema: as in `Classifier`; a task with one label per patient.
         environment: name of a group of the training part, such as "site".
         penalty_weight: :math:`\lambda`, a stage option; None takes 1.
-        momentum: of the moving averages, see `MomentMatching`.
         order: 1 compares means, 2 covariances too.
         encoders: as in `Classifier`.
         head: as in `Classifier`.
@@ -269,7 +268,6 @@ class CORAL(Penalised):
         schema: Schema,
         environment: str,
         penalty_weight: float | int | None = None,
-        momentum: float | int = 0.9,
         order: Literal[1, 2] | int = 2,
         encoders: Mapping[str, nn.Module] | None = None,
         head: nn.Module | None = None,
@@ -291,10 +289,8 @@ class CORAL(Penalised):
                 "CORAL compares environments within classes, and several labels per patient make "
                 "no classes. Make one model per label, or take VREx"
             )
-        self.momentum, self.order = momentum, order
-        self.moments = MomentMatching(
-            d=self.width, n_classes=schema.n_classes or 2, momentum=momentum, order=order
-        )
+        self.order = order
+        self.moments = MomentMatching(d=self.width, n_classes=schema.n_classes or 2, order=order)
 
     def prepare(self, train: Cohort) -> None:
         """Fix the environments, make room for their moments."""

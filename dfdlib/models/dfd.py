@@ -25,7 +25,7 @@ from dfdlib.models.dfd_parts import (
 )
 from dfdlib.models.environments import Environments
 from dfdlib.models.gate import Gate, GateLayers, GateName, edges
-from dfdlib.models.memory import Memory, MemoryName, Rule
+from dfdlib.models.memory import Memory, Rule
 from dfdlib.models.method import Stage, cross_entropy, difficulty_weight, probabilities
 
 # DIFF: no weight of a term is published, nor how the backbone's own loss joins: here with weight
@@ -47,7 +47,6 @@ WEIGHT_OF = {
 }
 _WORDS: dict[str, Any] = {
     "mi": DependenceName,
-    "memory": MemoryName,
     "predict": Rule,
     "gate_layers": GateLayers,
 }
@@ -106,7 +105,7 @@ class DFD(Classifier):
         swap_weight: of the losses on pairs [H_c ; H_b of another patient] (DisC); 0 leaves it out.
         environment: a group of the training part, such as "site"; see above.
         predict: see above.
-        memory, n_memory: `marginal` averages over K "prototypes" by k-means, or "samples".
+        n_memory: number K of representatives of H_b, over which `marginal` averages.
 
     Shapes:
         a batch of n patients -> probabilities (n, k)
@@ -158,7 +157,6 @@ class DFD(Classifier):
         swap_weight: float | int = 0.0,
         environment: str | None = None,
         predict: Rule | str = "concat",
-        memory: MemoryName | str = "prototypes",
         n_memory: int = 64,
     ) -> None:
         super().__init__(
@@ -171,7 +169,7 @@ class DFD(Classifier):
         self.mi, self.mi_weight, self.mi_within, self.mi_noise = mi, mi_weight, mi_within, mi_noise
         self.mi_hidden, self.mi_refits = mi_hidden, mi_refits
         self.difficulty, self.swap_weight = difficulty, swap_weight
-        self.predict, self.memory, self.n_memory = predict, memory, n_memory
+        self.predict, self.n_memory = predict, n_memory
         self._check_options()
         # layers that a list of edge weights is for; None where one weight is for all
         self.n_layers = None if gate_layers == "all" else int(backbone.n_layers)  # type: ignore[arg-type]
@@ -193,9 +191,7 @@ class DFD(Classifier):
             self.alignment = Alignment(
                 d=self.d, n_modalities=n_modalities, n_outputs=n_outputs, task=self.task
             )
-        self.kept = Memory(
-            d=self.d, n_outputs=n_outputs, task=self.task, size=n_memory, kind=memory
-        )
+        self.kept = Memory(d=self.d, n_outputs=n_outputs, task=self.task, size=n_memory)
         self.measured: dict[str, float] = {}
         self.signatures = signatures({}, pd.DataFrame())
 

@@ -14,7 +14,6 @@ from dfdlib.errors import unknown
 from dfdlib.models.backbone import LEAST
 
 Rule = Literal["concat", "causal", "marginal", "causal_refit", "bias", "bias_refit"]
-MemoryName = Literal["prototypes", "samples"]
 
 #: Prototypes and refitted heads are read off at most this many training patients.
 MAX_ROWS = 8192
@@ -27,9 +26,8 @@ class Memory(nn.Module):
         d: width of a stream.
         n_outputs: number of logits.
         task: binary, multiclass or multilabel.
-        size: number K of representatives of H_b.
-        kind: "prototypes" are centres of k-means, weighted by the patients that they stand for, of
-            whom there are 10 or more; "samples" are patients drawn at random, as they are.
+        size: number K of representatives of H_b: centres of k-means, weighted by the patients that
+            they stand for, of whom there are 10 or more.
     """
 
     # DIFF: "f_b(H_b) alone" is not defined in the description, whose heads read both streams: here
@@ -40,11 +38,9 @@ class Memory(nn.Module):
     refit_weight: Tensor
     refit_bias: Tensor
 
-    def __init__(
-        self, *, d: int, n_outputs: int, task: str, size: int, kind: MemoryName | str
-    ) -> None:
+    def __init__(self, *, d: int, n_outputs: int, task: str, size: int) -> None:
         super().__init__()
-        self.d, self.n_outputs, self.task, self.size, self.kind = d, n_outputs, task, size, kind
+        self.d, self.n_outputs, self.task, self.size = d, n_outputs, task, size
         self.register_buffer("mean", torch.zeros(2, d))
         self.register_buffer("prototypes", torch.zeros(size, d))
         self.register_buffer("share", torch.zeros(size))
@@ -132,24 +128,19 @@ class Memory(nn.Module):
         return rows
 
     def _represent(self, h_b: Float[Tensor, "n d"]) -> None:
-        k = min(self.size, len(h_b))
         self.share.zero_()
-        if self.kind == "samples":
-            # in random order, so the first are a random sample
-            self.prototypes[:k], self.share[:k] = h_b[:k], 1 / k
-            return
-        k = min(k, len(h_b.unique(dim=0)))
+        k = min(self.size, len(h_b.unique(dim=0)))
         rows = h_b.cpu().numpy()
-        found = KMeans(n_clusters=k, n_init=1, random_state=0).fit(rows)
-        label, centre = found.labels_, found.cluster_centers_
+        clusters = KMeans(n_clusters=k, n_init=1, random_state=0).fit(rows)
+        label, centre = clusters.labels_, clusters.cluster_centers_
         count = np.bincount(label, minlength=k)
         # who is in a cluster of few joins the nearest other one, so that no centre is of a few
         while len(left := np.flatnonzero(count)) > 1 and count[left].min() < LEAST:
             few = left[count[left].argmin()]
             others = left[left != few]
-            own = np.flatnonzero(label == few)
-            near = np.linalg.norm(rows[own, None] - centre[others], axis=2).argmin(axis=1)
-            label[own] = others[near]
+            moved = np.flatnonzero(label == few)
+            near = np.linalg.norm(rows[moved, None] - centre[others], axis=2).argmin(axis=1)
+            label[moved] = others[near]
             for changed in np.unique(others[near]):
                 centre[changed] = rows[label == changed].mean(axis=0)
             count = np.bincount(label, minlength=k)

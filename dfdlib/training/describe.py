@@ -83,6 +83,13 @@ _MOVED = {
     for name in names
 }
 
+#: Options that are gone, by the class whose constructor had them, with what they were by default:
+#: the class does now what they did then.
+_REMOVED: dict[str, dict[str, Any]] = {
+    "dfdlib.models.baselines:CORAL": {"momentum": 0.9},
+    "dfdlib.models.dfd:DFD": {"memory": "prototypes"},
+}
+
 #: How deep a description may be nested; the deepest of this library has a tenth of it.
 _DEEPEST = 64
 #: How many modules it may name: a thousand times those of this library's largest.
@@ -168,7 +175,7 @@ def rebuild(description: Any, *, trust: Sequence[str] = ()) -> Any:
 
     Raises:
         ImportError: if a class is not among those that are made, or cannot be imported.
-        ValueError: if it is no description.
+        ValueError: if it is no description, or an option that is gone was set.
 
     Example:
         >>> from dfdlib.models import Linear
@@ -320,4 +327,19 @@ def _made(description: Any, trust: Sequence[str]) -> Any:
             f"{full} is {kind.__module__}:{kind.__qualname__}, which is not among the classes that "
             f"are made. If you trust it, pass trust=[{kind.__module__!r}] too."
         )
-    return kind(**{k: _made(v, trust) for k, v in description["arguments"].items()})
+    arguments = _without_removed(kind, description["arguments"])
+    return kind(**{k: _made(v, trust) for k, v in arguments.items()})
+
+
+def _without_removed(kind: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave out options that are gone, where they have the value that is left of them."""
+    maker = next(base for base in kind.__mro__ if "__init__" in vars(base))
+    removed = _REMOVED.get(f"{maker.__module__}:{maker.__qualname__}", {})
+    for name, value in removed.items():
+        if arguments.get(name, value) != value:
+            raise ValueError(
+                f"the saved model has {name}={_short(arguments[name])}, and {maker.__name__} no "
+                f"longer has the option {name!r}: it does what {name}={value!r} did. Load the "
+                "model with the version of dfdlib that saved it, or train it anew"
+            )
+    return {name: argument for name, argument in arguments.items() if name not in removed}

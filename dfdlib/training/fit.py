@@ -66,8 +66,7 @@ class Run:
         modalities and columns; levels, codes and flags, as numbers, that 10 or more training
         patients had. What fewer had is forgotten here, in `self.model` too, so that both score
         alike: such a level or code counts as never seen, such a column as missing, and a warning
-        says how many there are. `M3Care` and `DFD` keep means of 10 patients or more, but
-        `DFD(memory="samples")` keeps embeddings of patients as they are, which is warned of.
+        says how many there are. `M3Care` and `DFD` keep means of 10 patients or more.
         `Deconfounder` keeps which combinations of modalities 10 or more training patients had, with
         shares in which rarer ones count for the nearest of these. No names of hospitals, no
         identifiers and no labels are held; the history has losses and scores. Like all trained
@@ -241,7 +240,8 @@ def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
         ImportError: if a class is neither listed nor trusted, cannot be imported, or is no torch
             module.
         TypeError: if the folder is no path.
-        ValueError: if the folder is damaged, or was saved in another format.
+        ValueError: if the folder is damaged, was saved in another format, or sets an option that is
+            gone.
 
     Example:
         >>> load_model("nowhere")
@@ -467,9 +467,4 @@ def _forget_rare(model: Method) -> Iterator[str]:
             f"levels, codes, columns or missing patterns that fewer than {LEAST} training patients "
             f"had are not saved ({', '.join(rare)}): the model now takes them as never seen. Put "
             "rare ones together before training to keep them"
-        )
-    if getattr(model, "memory", None) == "samples":
-        yield (
-            "memory='samples' keeps embeddings of training patients as they are in the saved "
-            "model. Take memory='prototypes', which keeps means of many, before it is given away"
         )

@@ -303,7 +303,6 @@ class Layerless(nn.Module):
         ({"gate_layers": "frist"}, r"'frist' is not a value of gate_layers.*mean 'first'"),
         ({"mi": "clubb"}, r"'clubb' is not a value of mi.*mean 'club'"),
         ({"predict": "margnal"}, r"'margnal' is not a value of predict.*mean 'marginal'"),
-        ({"memory": "prototype"}, r"'prototype' is not a value of memory.*mean 'prototypes'"),
         ({"gce_q": 1.2}, r"gce_q must lie between 0 .*got gce_q=1.2. Take gce_q=0.7"),
         ({"gce_q": -0.1}, r"gce_q must lie between 0 .*got gce_q=-0.1"),
         ({"mi_weight": -1}, r"mi_weight must be at least 0, got -1"),

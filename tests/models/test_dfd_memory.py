@@ -45,6 +45,13 @@ def streams(model, data):
         return model.embed(next(data.batches(len(data)))).chunk(2, dim=1)
 
 
+def keep_everybody(model, h_b):
+    """Let each training patient be a representative of its own."""
+    kept, n = model.kept, len(h_b)
+    kept.share.zero_()
+    kept.prototypes[:n], kept.share[:n] = h_b, 1 / n
+
+
 def probability(model, logits):
     p = logits.softmax(-1) if model.task == "multiclass" else logits.sigmoid()
     return (torch.cat([1 - p, p], -1) if model.task == "binary" else p).detach().numpy()
@@ -72,8 +79,9 @@ def test_rules_of_one_pass(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_marginal_over_everybody_is_the_plain_sum_over_patients(task):
     data = cohort(task)
-    model = fitted(data, predict="marginal", memory="samples", n_memory=100)
+    model = fitted(data, predict="marginal", n_memory=100)
     h_c, h_b = streams(model, data)
+    keep_everybody(model, h_b)
     p = np.zeros_like(predict_proba(model, data))
     for own in h_b:
         p += probability(model, model.head.map(torch.cat([h_c, own.expand_as(h_c)], 1)))
@@ -101,8 +109,9 @@ def test_marginal_over_prototypes():
 def test_marginal_averages_over_bias_then_over_patterns():
     data = cohort()
     head = Deconfounder(route="stratified")
-    model = fitted(data, head=head, predict="marginal", memory="samples", n_memory=60)
+    model = fitted(data, head=head, predict="marginal", n_memory=60)
     h_c, h_b = streams(model, data)
+    keep_everybody(model, h_b)
     patterns, count = data.observed.unique(dim=0, return_counts=True)
     layer = head.adjustment
     p = torch.zeros(len(data))
@@ -141,8 +150,8 @@ def test_refits_are_logistic_regressions_on_one_stream(task):
         np.testing.assert_allclose(predict_proba(model, data), expected, atol=2e-3)
 
 
-def memory(d=2, task="binary", n_outputs=1, size=4, kind="samples"):
-    return Memory(d=d, n_outputs=n_outputs, task=task, size=size, kind=kind)
+def memory(d=2, task="binary", n_outputs=1, size=4):
+    return Memory(d=d, n_outputs=n_outputs, task=task, size=size)
 
 
 def test_marginal_of_extreme_logits_is_finite_and_right():
@@ -186,15 +195,6 @@ def batches(h, y, size=40):
     return zip(h.split(size), y.split(size), strict=True)
 
 
-def test_samples_of_a_sorted_training_part_come_from_all_of_it():
-    h, y = rows()
-    kept = memory(size=50)
-    kept.fix(batches(h, y))
-    drawn = (kept.prototypes[:, 0] - 5).sort().values
-    assert len(drawn.unique()) == 50
-    torch.testing.assert_close(drawn, (torch.arange(50) + 0.5) / 50, atol=0.17, rtol=0)
-
-
 def test_many_patients_are_read_off_a_random_part(monkeypatch):
     monkeypatch.setattr(memory_module, "MAX_ROWS", 60)
     h, y = rows()
@@ -216,12 +216,11 @@ def test_the_means_do_not_depend_on_the_batches():
 
 
 def test_fewer_patients_than_representatives():
-    for kind, expected in (("samples", 3), ("prototypes", 1)):
-        h, y = rows(n=3)
-        kept = memory(size=10, kind=kind)
-        kept.fix(batches(h, y))
-        assert int((kept.share > 0).sum()) == expected
-        assert float(kept.share.sum()) == pytest.approx(1)
+    h, y = rows(n=3)
+    kept = memory(size=10)
+    kept.fix(batches(h, y))
+    assert int((kept.share > 0).sum()) == 1
+    assert float(kept.share.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("n", "far"), [(9, 0), (60, 0), (60, 3), (300, 1), (300, 9), (300, 10)])
@@ -229,7 +228,7 @@ def test_a_prototype_stands_for_ten_patients_or_more(n, far):
     """Also where k-means would give single patients, far from all, a centre of their own."""
     h = torch.randn(n, 2, 3, generator=torch.Generator().manual_seed(0))
     h[:far, 1] += 100
-    kept = memory(d=3, size=64, kind="prototypes")
+    kept = memory(d=3, size=64)
     kept.fix(batches(h, (torch.arange(n) % 2).float()))
     used = kept.share > 0
     count = kept.share[used] * n
@@ -244,7 +243,7 @@ def test_a_prototype_stands_for_ten_patients_or_more(n, far):
 
 def test_prototypes_of_a_collapsed_stream():
     h, y = rows(n=20)
-    kept = memory(kind="prototypes")
+    kept = memory()
     kept.fix(batches(torch.ones_like(h), y))
     assert kept.share.tolist() == [1, 0, 0, 0]
     assert kept.prototypes[0].tolist() == [1, 1]
