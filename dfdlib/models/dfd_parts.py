@@ -203,10 +203,10 @@ class Decorrelation(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.n_classes = kind, n_classes
-        given: dict[str, Any] = {"d_c": d, "d_b": d, "hidden": hidden, "refits": refits}
-        given |= {"noise": noise} if kind == "mine" else {"noise": noise, "n_classes": n_classes}
+        options: dict[str, Any] = {"d_c": d, "d_b": d, "hidden": hidden, "refits": refits}
+        options |= {"noise": noise} if kind == "mine" else {"noise": noise, "n_classes": n_classes}
         if kind in ESTIMATORS:
-            self.estimator = ESTIMATORS[kind](**given)
+            self.estimator = ESTIMATORS[kind](**options)
 
     def forward(self, h_c: Float[Tensor, "n d"], h_b: Float[Tensor, "n d"], y: Tensor) -> Terms:
         """Give the two terms of a batch."""
@@ -321,8 +321,8 @@ def likeness(a: Float[Tensor, "n d"], b: Float[Tensor, "n e"]) -> float:
     and 0 where one is constant.
     """
     a, b = (part.double() - part.double().mean(0) for part in (a, b))
-    own = torch.linalg.matrix_norm(a.T @ a) * torch.linalg.matrix_norm(b.T @ b)
-    return float((a.T @ b).square().sum() / own) if own > 0 else 0.0
+    scale = torch.linalg.matrix_norm(a.T @ a) * torch.linalg.matrix_norm(b.T @ b)
+    return float((a.T @ b).square().sum() / scale) if scale > 0 else 0.0
 
 
 class GateReading:

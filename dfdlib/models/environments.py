@@ -69,13 +69,13 @@ class Environments:
                 f"the levels of {self.group!r} belong to the training part, and are not kept with "
                 "a saved model. Call model.prepare(train) before training on."
             )
-        own = _sortable(_read(batch.groups, self.group))
-        code = np.searchsorted(self.levels, own).clip(max=len(self.levels) - 1)
-        new = self.levels[code] != own
+        levels = _sortable(_read(batch.groups, self.group))
+        code = np.searchsorted(self.levels, levels).clip(max=len(self.levels) - 1)
+        new = self.levels[code] != levels
         if new.any():
             raise ValueError(
-                f"the level {own[new][0]} of the group {self.group!r} was not in the training part "
-                f"({', '.join(map(str, self.levels[:20]))}). Call model.prepare(train) with it"
+                f"the level {levels[new][0]} of the group {self.group!r} was not in the training "
+                f"part ({', '.join(map(str, self.levels[:20]))}). Call model.prepare(train) with it"
             )
         return torch.from_numpy(code).to(batch.index.device)
 
@@ -327,9 +327,9 @@ def _by_cell(tensors: list[Tensor], cell: Tensor, n_cells: int) -> list[Tensor]:
 def head_weight(head: nn.Module, observed: Tensor, batch: Batch) -> Float[Tensor, " n"]:
     """Weight that the head gives each patient's loss, 1 where it gives none."""
     weight = torch.ones(len(observed), device=observed.device)
-    for name, given in (("sample_weight", observed), ("row_weight", batch.index)):
-        own = optional(head, name, given)
-        weight = weight if own is None else weight * own
+    for name, read in (("sample_weight", observed), ("row_weight", batch.index)):
+        factor = optional(head, name, read)
+        weight = weight if factor is None else weight * factor
     return weight
 
 

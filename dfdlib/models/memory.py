@@ -90,12 +90,12 @@ class Memory(nn.Module):
         log_share = self.share[used].double().log().log_softmax(dim=0)
         # logarithms of the mean probability and of what is left of 1: neither is rounded to 0
         yes = no = log_share.new_full((), -torch.inf)
-        for h_b, own in zip(self.prototypes[used], log_share, strict=True):
+        for h_b, log_part in zip(self.prototypes[used], log_share, strict=True):
             logits = f_c(torch.cat([h_c, h_b.expand_as(h_c)], dim=1)).double()
             log_p = logits.log_softmax(dim=1) if several else nn.functional.logsigmoid(logits)
-            yes = torch.logaddexp(yes, own + log_p)
+            yes = torch.logaddexp(yes, log_part + log_p)
             if not several:
-                no = torch.logaddexp(no, own + log_p - logits)
+                no = torch.logaddexp(no, log_part + log_p - logits)
         return (yes if several else yes - no).to(h_c.dtype)
 
     @torch.no_grad()
