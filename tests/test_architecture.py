@@ -214,7 +214,6 @@ OPENED = {
     "tests/models/test_m3care.py: dfdlib.models.m3care._alike": "who is in a cell, saved nowhere",
     "tests/test_book_own.py: dfdlib.book.own._shown": "how a row is written, without a run",
     "tests/test_checkpoints.py: dfdlib.training.saving._host": "names what a killed process left",
-    "tests/test_cli.py: dfdlib.cli._read_file": "a file of parameters, without running a chapter",
     "tests/test_evaluation.py: dfdlib.evaluation.compare._p_value": "draws given by hand",
     "tests/test_information.py: dfdlib.information.audit._plant": "size of what is planted, exact",
     "tests/test_leaks.py: dfdlib.evaluation.leak_checks._fingerprints": "collisions of two rows",
@@ -274,7 +273,6 @@ def test_a_private_name_used_outside_is_found(code):
 #: Files that are long and hold several classes all the same, and why.
 LONG = {
     "dfdlib/causal/graphs.py": "functions of graphs; its two classes are what two of them answer",
-    "dfdlib/cli.py": "not yet split",
     "dfdlib/models/vae.py": "not yet split",
 }
 
@@ -305,9 +303,7 @@ def hidden(sources: Sources) -> set[str]:
 
 
 #: Private files all the same, and why.
-HIDDEN = {
-    "dfdlib/_data_commands.py": "not yet renamed",
-}
+HIDDEN: dict[str, str] = {}
 
 
 def test_no_file_is_private(library):
@@ -525,7 +521,6 @@ def names_the_nearest(code: str) -> bool:
 #: Where the nearest name is looked for a second time, and why.
 NEAREST = dict.fromkeys(
     (
-        "dfdlib/cli.py",
         "dfdlib/data/tables.py",
         "dfdlib/data/tables_read.py",
         "dfdlib/data/tables_values.py",
@@ -535,7 +530,7 @@ NEAREST = dict.fromkeys(
 )
 #: Where files are put in the place of others, and why.
 REPLACES = {
-    "dfdlib/cli.py": "not yet in one place",
+    "dfdlib/book/parameters.py": "not yet in one place",
     "dfdlib/data/clinical/pictures.py": "not yet in one place",
     "dfdlib/data/download.py": "not yet in one place",
     "dfdlib/data/ingest.py": "not yet in one place",

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dfdlib import data
-from dfdlib.cli import app, check_parameters, parameters_of
+from dfdlib.book.parameters import check_parameters, parameters_of
+from dfdlib.cli import app
 from dfdlib.data import Cohort, tables
 from dfdlib.evaluation import evaluate
 from dfdlib.models import GRAPE, Classifier

@@ -12,9 +12,10 @@ paper-scale parameters in `chapters/parameters/NN-name.paper.yaml`. Its cells, i
 
 2.  Code, tagged `parameters` and `hide-input`, with a caption for the folded cell in its metadata:
     `"mystnb": {"code_prompt_show": "Parameters of this chapter"}`. Only lines of the form
-    `seed = 0  # type: int one seed for the run`; the kinds are those of dfdlib/cli.py (int, float,
-    str, bool, list[int], str|None, Literal['a','b'] without a space); one of them is `seed`. Where
-    methods are trained on a cohort, `dataset` and `root` name the reader's own: `on_your_own(…)` of
+    `seed = 0  # type: int one seed for the run`; the kinds are those of
+    dfdlib/book/parameters.py (int, float, str, bool, list[int], str|None, Literal['a','b'] without
+    a space); one of them is `seed`. Where methods are trained on a cohort, `dataset` and `root`
+    name the reader's own: `on_your_own(…)` of
     dfdlib.book.own trains them there, writes to `runs/` only and hides what was computed on few.
     Multimodal VAEs go to pairs of pictures by the same parameters: `pairs_on_your_own(…)`.
 3.  The headings of HEADINGS, level 2, in this order; others may stand between.

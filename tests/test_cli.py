@@ -15,7 +15,7 @@ from nbformat import v4
 from typer.testing import CliRunner
 
 from dfdlib import cli
-from dfdlib.book import made_up
+from dfdlib.book import made_up, parameters
 from dfdlib.data import mimic_cxr
 from dfdlib.data.clinical.schemas import LABELS
 
@@ -61,19 +61,19 @@ def printed(path):
 
 @pytest.mark.parametrize("name", ["3", "03", "next-hospital", "03-next-hospital"])
 def test_a_chapter_is_found_by_number_and_name(book, name):
-    assert cli.find_chapter(name) == book / "chapters" / "03-next-hospital.ipynb"
+    assert parameters.find_chapter(name) == book / "chapters" / "03-next-hospital.ipynb"
 
 
 def test_a_chapter_is_found_by_path_from_elsewhere(book, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = cli.find_chapter("book/chapters/03-next-hospital.ipynb")
+    found = parameters.find_chapter("book/chapters/03-next-hospital.ipynb")
     assert found == book / "chapters" / "03-next-hospital.ipynb"
 
 
 @pytest.mark.parametrize("name", ["4", "13", "next", "chapters/04-none.ipynb"])
 def test_an_unknown_chapter_is_refused(book, name):
     with pytest.raises(ValueError, match=r"is no chapter.*There is: 03-next-hospital"):
-        cli.find_chapter(name)
+        parameters.find_chapter(name)
 
 
 def test_run_writes_the_finished_notebook_and_nothing_else(book):
@@ -130,13 +130,13 @@ def test_a_value_of_another_type_is_refused(book, name, text):
 
 
 def test_a_typed_value_of_another_type_is_refused(book):
-    chapter = cli.find_chapter("3")
+    chapter = parameters.find_chapter("3")
     with pytest.raises(ValueError, match=r"'0' \(str\) is no int for 'seed'. The default is 0"):
-        cli.check_parameters(chapter, {}, {"seed": "0"})
+        parameters.check_parameters(chapter, {}, {"seed": "0"})
     with pytest.raises(ValueError, match=r"True \(bool\) is no float for 'rate'"):
-        cli.check_parameters(chapter, {}, {"rate": True})
+        parameters.check_parameters(chapter, {}, {"rate": True})
     with pytest.raises(ValueError, match="no parameter 'rte'"):
-        cli.check_parameters(chapter, {}, {"rte": 1})
+        parameters.check_parameters(chapter, {}, {"rte": 1})
 
 
 @pytest.mark.parametrize(
@@ -148,19 +148,19 @@ def test_a_typed_value_of_another_type_is_refused(book):
     ],
 )  # fmt: skip
 def test_values_are_read_by_the_type_of_their_parameter(book, name, text, value):
-    read = cli.check_parameters(cli.find_chapter("3"), {name: text})
+    read = parameters.check_parameters(parameters.find_chapter("3"), {name: text})
     assert read == {name: value}
     assert type(read[name]) is type(value)
 
 
 def test_an_unknown_type_comment_is_refused():
-    parameter = cli.Parameter("seed", "integer", "0", "")
+    parameter = parameters.Parameter("seed", "integer", "0", "")
     with pytest.raises(ValueError, match=r"'integer', the type of 'seed', is none of bool, dict"):
         parameter.check(0)
 
 
 def read(kind, text):
-    return cli.Parameter("p", kind, "0", "").read(text)
+    return parameters.Parameter("p", kind, "0", "").read(text)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_listing_a_hostile_notebook_runs_nothing(tmp_path, monkeypatch):
     assert listed.exit_code == 0, listed.output
     assert "\x1b" not in listed.stdout
     assert [line.split(":")[0] for line in listed.stdout.splitlines()] == ["  x", "  y"]
-    assert cli.check_parameters(path, {"x": "1"}) == {"x": 1}
+    assert parameters.check_parameters(path, {"x": "1"}) == {"x": 1}
     with pytest.raises(ValueError, match="the type of 'y', is none of"):
-        cli.check_parameters(path, {"y": "1"})
+        parameters.check_parameters(path, {"y": "1"})
     assert [one.name for one in tmp_path.iterdir()] == ["it.ipynb"]
     result = dfdlib("run", path, "-p", "x", "1")
     assert result.exit_code == 1
@@ -292,7 +292,7 @@ def test_parameters_are_read_as_python_reads_the_cell(tmp_path):
         'word = "one"  # type: Literal["one", "two #2"] which\n'
         "plain = 5 # no type\n"
     )
-    found = cli.parameters_of(notebook_of(tmp_path, source)).values()
+    found = parameters.parameters_of(notebook_of(tmp_path, source)).values()
     assert [(one.name, one.kind, one.help) for one in found] == [
         ("root", "str | None", "where = what"), ("sizes", "dict[str, int]", "two words"),
         ("who", "int", "of them"), ("word", 'Literal["one", "two #2"]', "which"),
@@ -317,14 +317,15 @@ def test_what_is_no_notebook_is_refused(tmp_path, text, said):
 
 def test_a_parameters_cell_that_is_no_python_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cell of it.ipynb is no Python, line 2\. Write lines"):
-        cli.parameters_of(notebook_of(tmp_path, "a = 1\nb = ="))
+        parameters.parameters_of(notebook_of(tmp_path, "a = 1\nb = ="))
     with pytest.raises(ValueError, match=r"cell of it.ipynb is no Python"):
-        cli.parameters_of(notebook_of(tmp_path, "a = " + "(" * 100_000))
+        parameters.parameters_of(notebook_of(tmp_path, "a = " + "(" * 100_000))
 
 
 def from_file(book, line):
     (book / "s.yaml").write_text(line, encoding="utf8")
-    return cli.check_parameters(cli.find_chapter("3"), {}, cli._read_file(book / "s.yaml"))
+    values = parameters.read_parameters(book / "s.yaml")
+    return parameters.check_parameters(parameters.find_chapter("3"), {}, values)
 
 
 def test_a_file_is_read_by_the_same_rules(book):
@@ -442,7 +443,7 @@ def test_a_folder_of_parameters_is_refused_and_an_empty_file_is_none(book):
     assert "is a directory" in result.stderr
     (book / "settings.yaml").write_text("")
     assert dfdlib("run", "3", "--help-parameters", "-f", "settings.yaml").exit_code == 0
-    assert cli._read_file(book / "settings.yaml") == {}
+    assert parameters.read_parameters(book / "settings.yaml") == {}
 
 
 def test_a_missing_path_is_not_taken_for_a_chapter_of_that_name(book):
