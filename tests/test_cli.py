@@ -76,6 +76,15 @@ def test_an_unknown_chapter_is_refused(book, name):
         parameters.find_chapter(name)
 
 
+def test_without_what_runs_notebooks_run_says_what_to_install(book, monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    result = dfdlib("run", "3")
+    assert result.exit_code == 2
+    assert 'needs papermill, which is not installed. Type: pip install "dfdlib[book]"' in (
+        result.stderr
+    )
+
+
 def test_run_writes_the_finished_notebook_and_nothing_else(book):
     result = dfdlib(
         "run", "3", "-p", "seed", "4", "-p", "rate", "1e-2", "--parameter", "sites", "[a, b]"

@@ -18,6 +18,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from dfdlib.errors import require
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -230,6 +232,13 @@ def test_without_the_clinical_extra_the_readme_runs_and_the_rest_says_what_to_in
     done = run(sys.executable, "-W", "ignore", "tests/installed.py", "--check", "none", "--hide")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("none: as promised\n")
+
+
+def test_a_package_that_lacks_something_itself_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="'not_there_at_all'"):
+        require("reading tables", "half_there")
 
 
 # ---------------------------------------------------------------- commands
