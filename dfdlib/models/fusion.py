@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,27 @@ from torch import Tensor
 
 from dfdlib.errors import unknown
 
+Average = Literal["variance", "deviation"]
+PriorExpert = Literal["none", "all", "full"]
+Regulariser = Literal["pairwise", "mixture"]
+
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Posteriors(NamedTuple):
+    """The posterior of each view; what it holds where a view is missing means nothing."""
+
+    mean: Float[Tensor, "n m d"]
+    log_variance: Float[Tensor, "n m d"]
+    observed: Bool[Tensor, "n m"]
+
+
+class Draws(NamedTuple):
+    """Latents to decode: s of each patient, by weight, and one for all views or one for each."""
+
+    z: Float[Tensor, "n s v d"]
+    weight: Float[Tensor, "n s"]
+    kl: Float[Tensor, " n"]
 
 
 def kl_standard(
@@ -95,24 +115,6 @@ def steady_noise(rows: Int[Tensor, " n"], names: Sequence[str], d: int) -> Float
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         tables.append(torch.randn(4096, d, generator=generator))
     return torch.stack(tables, 1).to(rows.device)[rows % 4096]
-
-
-__all__ = [
-    "avg",
-    "kl",
-    "kl_standard",
-    "log_density",
-    "mmvm",
-    "moe",
-    "mopoe",
-    "pick",
-    "poe",
-    "subsets",
-]
-
-Average = Literal["variance", "deviation"]
-PriorExpert = Literal["none", "all", "full"]
-Regulariser = Literal["pairwise", "mixture"]
 
 
 def avg(

@@ -1,42 +1,41 @@
 """Multimodal variational autoencoders that differ in one thing: how the views share a latent."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Ragged, Schema
 from dfdlib.data.arrays import Images
 from dfdlib.errors import unknown
 from dfdlib.models import fusion
-from dfdlib.models import vae as options
 from dfdlib.models.encoders import check_schema
-from dfdlib.models.fusion import Average, PriorExpert, Regulariser, steady_noise
-from dfdlib.models.method import Method, Stage
-from dfdlib.models.vae_networks import (
-    ImageDecoder,
-    ImageEncoder,
-    ResidualDecoder,
-    ResidualEncoder,
-    VectorDecoder,
-    VectorEncoder,
+from dfdlib.models.fusion import (
+    Average,
+    Draws,
+    Posteriors,
+    PriorExpert,
+    Regulariser,
+    steady_noise,
 )
-from dfdlib.models.vae_views import Seen, View, wide
+from dfdlib.models.method import Method, Stage
+from dfdlib.models.vae_networks import Network, make_networks
+from dfdlib.models.vae_views import Seen, View, make_views, wide
 
 Prior = Literal["independent", "avg", "poe", "moe", "mopoe", "mmvm"]
 Times = Literal["views", "once"]
 Experts = Literal["split", "all"]
 Annealing = Literal["exp", "linear", "cosine", "none"]
-Network = Literal["auto", "small", "residual"]
 
 #: Steps of the public code's annealing, as a share of the paper's 240 epochs of 3,212 steps.
 ANNEALED = 150_000 / (240 * 3_212)
+
+PRIORS = get_args(Prior)
 
 _CHOICES = {
     "prior": Prior,
@@ -48,28 +47,6 @@ _CHOICES = {
     "annealing": Annealing,
     "network": Network,
 }
-
-
-def check_options(model: nn.Module) -> None:
-    """Refuse options that do not exist, and numbers that mean nothing."""
-    for name, kind in _CHOICES.items():
-        value = getattr(model, name)
-        if value not in get_args(kind):
-            raise unknown(value, get_args(kind), f"choice of {name}")
-    d: Any = model.d_latent
-    if type(d) is not int or d < 1:
-        raise ValueError(f"d_latent must be a whole number from 1 on, got {d!r}. Take d_latent=64")
-    for name, low, high, example in (
-        ("beta", 0.0, math.inf, 1.0),
-        ("alpha", 0.0, 1.0, 0.0),
-        ("annealed", 0.0, 1.0, 0.2),
-        ("scale", 1e-12, math.inf, 0.75),
-        ("dropout", 0.0, 1.0 - 1e-12, 0.5),
-    ):
-        value = getattr(model, name)
-        if value is not None and not low <= value <= high:
-            limits = "positive" if name == "scale" else f"between {low:g} and {high:g}"
-            raise ValueError(f"{name} must be {limits}, got {value!r}. Take {name}={example}")
 
 
 def prior_weight(
@@ -93,321 +70,7 @@ def prior_weight(
     return alpha + (1 - alpha) * falls[annealing]
 
 
-def make_views(schema: Schema, *, likelihood: Any, scale: float) -> nn.ModuleDict:
-    """Make the view of each modality."""
-    given = {} if isinstance(likelihood, str) else dict(likelihood)
-    default = likelihood if isinstance(likelihood, str) else "laplace"
-    for name in given:
-        if name not in schema.names:
-            raise unknown(name, schema.names, "modality, but stands in likelihood")
-    views = nn.ModuleDict()
-    for name in schema.names:
-        if hasattr(views, name) or name == "joint":
-            raise ValueError(
-                f"a view cannot be called {name!r}, which means something else here. Rename it, "
-                f"for example to '{name}_'"
-            )
-        views[name] = View(
-            name=name,
-            kind=schema.kinds[name],
-            size=schema.sizes[name],
-            likelihood=given.get(name, default),
-            scale=scale,
-        )
-    return views
-
-
-def make_networks(
-    views: nn.ModuleDict,
-    *,
-    d: int,
-    network: Network | str,
-    width: int | None,
-    dropout: float | None,
-    encoders: Mapping[str, nn.Module] | None,
-    decoders: Mapping[str, nn.Module] | None,
-) -> tuple[nn.ModuleDict, nn.ModuleDict]:
-    """Make encoders and decoders: those that are passed in, and defaults by kind and size."""
-    made = nn.ModuleDict(), nn.ModuleDict()
-    for kind, given in (("encoders", encoders), ("decoders", decoders)):
-        for name in given or {}:
-            if name not in views:
-                raise unknown(name, views, f"modality, but stands in {kind}")
-    for name, view in views.items():
-        assert isinstance(view, View)
-        options: dict[str, object] = {"d": d}
-        if view.kind == "vector":
-            classes: tuple[type[nn.Module], ...] = VectorEncoder, VectorDecoder
-            sizes: tuple[dict[str, Any], ...] = (
-                {"n_features": view.n_inputs},
-                {"n_features": view.n_values},
-            )
-        else:
-            residual = network == "residual" or (
-                network == "auto" and tuple(view.size[1:]) == (224, 224)
-            )
-            classes = ImageEncoder, ImageDecoder
-            if residual:
-                classes = ResidualEncoder, ResidualDecoder
-            options |= {} if width is None else {"width": width}
-            sizes = {"size": view.size}, {"size": view.size}
-        options |= {} if dropout is None else {"dropout": dropout}
-        for part, given, make, size in zip(
-            made, (encoders or {}, decoders or {}), classes, sizes, strict=True
-        ):
-            part[name] = given[name] if name in given else make(**size, **options)
-    return made
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-class Posteriors(NamedTuple):
-    """The posterior of each view; what it holds where a view is missing means nothing."""
-
-    mean: Float[Tensor, "n m d"]
-    log_variance: Float[Tensor, "n m d"]
-    observed: Bool[Tensor, "n m"]
-
-
-class ViewModel(Method):
-    """Views with an encoder and a decoder each, and a way to fuse what the encoders say."""
-
-    supervised = False
-    d_latent: int
-    views: nn.ModuleDict
-    encoders: nn.ModuleDict
-    decoders: nn.ModuleDict
-
-    @property
-    @abstractmethod
-    def own_latents(self) -> bool:
-        """Whether each view is decoded from a latent of its own."""
-
-    @abstractmethod
-    def components(self, q: Posteriors) -> Posteriors:
-        """The joint posterior as a mixture: its components, and which of them a patient has."""
-
-    def prepare(self, train: Cohort) -> None:
-        """Check the values of the training part, and fit the scale of its vectors."""
-        empty = int((~train.observed.any(1)).sum())
-        if empty:
-            raise ValueError(
-                f"{empty} of {len(train)} patients have no view at all, so there is nothing to "
-                "encode. Leave them out: cohort.select(cohort.observed.any(dim=1))"
-            )
-        for name, view in self._views():
-            there = train.observed[:, train.names.index(name)]
-            values = train.x[name]
-            if isinstance(values, Images):  # 8 bits fit any range: one row tells the shape
-                one = there.nonzero()[:1, 0]
-                values, there = values[one].scaled(), there[one]
-            view.fit(_dense(values), train.x_observed.get(name), there)
-        self.prepared.fill_(True)
-
-    def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Nothing here depends on other patients."""
-
-    def predict_proba(self, batch: Batch) -> NoReturn:
-        """Refuse: labels are never read."""
-        del batch
-        raise TypeError(
-            f"{type(self).__name__} predicts no label. Take its features, model.embed(batch), and "
-            "fit a classifier on them"
-        )
-
-    def encode(self, batch: Batch) -> tuple[Posteriors, dict[str, Seen]]:
-        """The posterior of each view, and what was seen of it: only of rows that have the view.
-
-        Raises:
-            ValueError: if a patient has no view, or a view another shape or range than it should.
-        """
-        column = {name: j for j, name in enumerate(batch.x)}
-        for name in column:
-            if name not in self.views:
-                raise unknown(name, self.schema.names, "view of this model")
-        if not bool(batch.observed.any(1).all()):
-            row = int((~batch.observed.any(1)).int().argmax())
-            raise ValueError(
-                f"row {row} of the batch has no view at all, so there is nothing to encode. Leave "
-                "such rows out: cohort.select(cohort.observed.any(dim=1))"
-            )
-        n, device = len(batch), batch.observed.device
-        means, spreads, masks, seen = [], [], [], {}
-        for name, view in self._views():
-            there = torch.zeros(n, dtype=torch.bool, device=device)
-            mean = torch.zeros(n, self.d_latent, device=device)
-            spread = mean
-            if name in column:
-                there = batch.observed[:, column[name]]
-            if bool(there.any()):
-                whole = bool(there.all())
-                values, flags = _dense(batch.x[name]), batch.x_observed.get(name)
-                if not whole:
-                    values, flags = values[there], None if flags is None else flags[there]
-                seen[name] = view.read(values, flags)
-                encoded = self.encoders[name](seen[name].encoded)
-                self._check_encoded(name, encoded, len(seen[name].target))
-                encoded = tuple(wide(part) for part in encoded)
-                if whole:
-                    mean, spread = encoded
-                else:
-                    mean = mean.index_put((there,), encoded[0])
-                    spread = spread.index_put((there,), encoded[1])
-            means.append(mean)
-            spreads.append(spread)
-            masks.append(there)
-        q = Posteriors(torch.stack(means, 1), torch.stack(spreads, 1), torch.stack(masks, 1))
-        return q, seen
-
-    def _check_encoded(self, name: str, encoded: Any, n: int) -> None:
-        shapes = [tuple(part.shape) for part in encoded]
-        if shapes != [(n, self.d_latent)] * 2:
-            raise ValueError(
-                f"the encoder of {name!r} gives {shapes}, and mean and logarithm of the variance "
-                f"are of {(n, self.d_latent)} each. Make it with d={self.d_latent}"
-            )
-
-    @torch.no_grad()
-    def embed(self, batch: Batch) -> dict[str, Float[Tensor, "n d"]]:
-        """Features: the mean of each view's posterior, and that of the joint one ("joint").
-
-        Where a view is missing its features are zeros, which is the prior's mean; `batch.observed`
-        says where. The joint mean is that of the mixture, the product or the average; of
-        independent views and of MMVM that of the mixture of the views that are there.
-        """
-        with _evaluating(self):
-            q, _ = self.encode(batch)
-            joint = self.components(q)
-        weight = (joint.observed / joint.observed.sum(1, keepdim=True)).unsqueeze(-1)
-        mean = torch.where(q.observed.unsqueeze(-1), q.mean, 0)
-        by_view = dict(zip(self.schema.names, mean.unbind(1), strict=True))
-        return by_view | {"joint": (weight * joint.mean).sum(1)}
-
-    @torch.no_grad()
-    def decode(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, "n ..."]]:
-        """The expected value of each view given latents, in the units of the data.
-
-        Images that were passed as uint8 come back between 0 and 1.
-        """
-        with _evaluating(self):
-            return {name: self._expected(name, z) for name in self.schema.names}
-
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> dict[str, Float[Tensor, "n ..."]]:
-        """Decode each view from the latent that training decodes it from, without noise.
-
-        Where a patient lacks the view, that is what `impute` gives.
-        """
-        with _evaluating(self):
-            q, _ = self.encode(batch)
-            joint = self.components(q)
-            result = {}
-            for j, name in enumerate(self.schema.names):
-                own = q.observed[:, j]
-                result[name] = self._expected_under(name, joint)
-                if self.own_latents:
-                    result[name][own] = self._expected(name, q.mean[own, j])
-        return result
-
-    @torch.no_grad()
-    def impute(
-        self, batch: Batch, view: str, *, given: Sequence[str] | None = None
-    ) -> Float[Tensor, "n ..."]:
-        """The expected value of a view given other views, whether or not it is there itself.
-
-        Of a mixture it is the mean of what the components' means decode to.
-
-        Args:
-            batch: patients.
-            view: the view to fill in.
-            given: the views to fill it in from; None takes all others that a patient has.
-
-        Raises:
-            ValueError: for an unknown view, or a patient who has none of the others.
-        """
-        for name in (view, *(given or ())):
-            if name not in self.schema.names:
-                raise unknown(name, self.schema.names, "view of this model")
-        names = [n for n in self.schema.names if n != view] if given is None else list(given)
-        with _evaluating(self):
-            q, _ = self.encode(batch)
-            allowed = [name in names for name in self.schema.names]
-            q = q._replace(observed=q.observed & q.observed.new_tensor(allowed))
-            lacks = ~q.observed.any(1)
-            if bool(lacks.any()):
-                raise ValueError(
-                    f"{int(lacks.sum())} of {len(batch)} patients have none of "
-                    f"{', '.join(names) or 'the other views'}, so {view!r} cannot be filled in. "
-                    "Leave them out, or name other views: given=[...]"
-                )
-            return self._expected_under(view, self.components(q))
-
-    @torch.no_grad()
-    def generate(
-        self, batch: Batch, *, n: int = 1, seed: int = 0
-    ) -> dict[str, Float[Tensor, "k n ..."]]:
-        """Draw latents given the views that each patient has, and decode all views from them.
-
-        Args:
-            batch: patients.
-            n: draws of each.
-            seed: of the draws; a patient's depend on it and the row in the cohort alone.
-
-        Shapes:
-            n draws of k patients -> (n, k, ...) by view
-        """
-        d = self.d_latent
-        with _evaluating(self):
-            q, _ = self.encode(batch)
-            joint = self.components(q)
-            draws = []
-            for k in range(n):
-                noise = steady_noise(batch.index, (f"{seed}, draw {k}",), d + 1)[:, 0]
-                mean, log_variance = fusion.pick(*joint, torch.special.ndtr(noise[:, d]))
-                draws.append(self.decode(mean + noise[:, :d] * (0.5 * log_variance).exp()))
-        return {name: torch.stack([draw[name] for draw in draws]) for name in self.schema.names}
-
-    def _views(self) -> Iterable[tuple[str, View]]:
-        return self.views.items()  # type: ignore[return-value]
-
-    def _expected(self, name: str, z: Tensor) -> Tensor:
-        view: View = self.views[name]  # type: ignore[assignment]
-        return view.expected(wide(self.decoders[name](z)))
-
-    def _expected_under(self, name: str, joint: Posteriors) -> Tensor:
-        """Mean over the components that each patient has of what their means decode to."""
-        n, s, d = joint.mean.shape
-        by_component = self._expected(name, joint.mean.reshape(n * s, d)).unflatten(0, (n, s))
-        weight = joint.observed / joint.observed.sum(1, keepdim=True)
-        return (weight.view(n, s, *[1] * (by_component.ndim - 2)) * by_component).sum(1)
-
-
-def _dense(values: Tensor | Ragged) -> Tensor:
-    assert isinstance(values, Tensor)  # a view is an image or a vector
-    return values
-
-
-PRIORS = ("independent", "avg", "poe", "moe", "mopoe", "mmvm")
-
-
-class Draws(NamedTuple):
-    """Latents to decode: s of each patient, by weight, and one for all views or one for each."""
-
-    z: Float[Tensor, "n s v d"]
-    weight: Float[Tensor, "n s"]
-    kl: Float[Tensor, " n"]
-
-
-class MultimodalVAE(ViewModel):
+class MultimodalVAE(Method):
     r"""Variational autoencoder of several views.
 
     Source: Sutter et al. 2024 (arXiv 2403.05300) and its public code. With a posterior
@@ -477,29 +140,33 @@ class MultimodalVAE(ViewModel):
         {'frontal': (6, 4), 'labs': (6, 4), 'joint': (6, 4)}
     """
 
+    supervised = False
     stage_options = ("beta", "alpha", "regulariser")
     default_stages = (Stage(epochs=100),)
+    views: nn.ModuleDict
+    encoders: nn.ModuleDict
+    decoders: nn.ModuleDict
     prior_code: Tensor
 
     def __init__(
         self,
         *,
         schema: Schema,
-        prior: options.Prior | str = "mmvm",
-        regulariser: fusion.Regulariser | str = "pairwise",
+        prior: Prior | str = "mmvm",
+        regulariser: Regulariser | str = "pairwise",
         d_latent: int = 64,
         beta: int | float = 1.0,
         likelihood: str | Mapping[str, str] = "laplace",
         scale: float = 0.75,
         balance: bool = True,
-        kl_times: options.Times | str = "views",
-        prior_expert: fusion.PriorExpert | str = "none",
-        experts: options.Experts | str = "split",
-        average: fusion.Average | str = "variance",
+        kl_times: Times | str = "views",
+        prior_expert: PriorExpert | str = "none",
+        experts: Experts | str = "split",
+        average: Average | str = "variance",
         alpha: int | float = 0.0,
-        annealing: options.Annealing | str = "exp",
-        annealed: float = options.ANNEALED,
-        network: options.Network | str = "auto",
+        annealing: Annealing | str = "exp",
+        annealed: float = ANNEALED,
+        network: Network | str = "auto",
         width: int | None = None,
         dropout: float | None = None,
         encoders: Mapping[str, nn.Module] | None = None,
@@ -513,9 +180,9 @@ class MultimodalVAE(ViewModel):
         self.experts, self.average = experts, average
         self.alpha, self.annealing, self.annealed = alpha, annealing, annealed
         self.network, self.width, self.dropout = network, width, dropout
-        options.check_options(self)
-        self.views = options.make_views(schema, likelihood=likelihood, scale=scale)
-        self.encoders, self.decoders = options.make_networks(
+        self._check_options()
+        self.views = make_views(schema, likelihood=likelihood, scale=scale)
+        self.encoders, self.decoders = make_networks(
             self.views,
             d=d_latent,
             network=network,
@@ -532,10 +199,53 @@ class MultimodalVAE(ViewModel):
             name: largest / view.n_values if balance else 1.0 for name, view in self._views()
         }
 
+    def _check_options(self) -> None:
+        """Refuse options that do not exist, and numbers that mean nothing."""
+        for name, kind in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise unknown(value, get_args(kind), f"choice of {name}")
+        d: Any = self.d_latent
+        if type(d) is not int or d < 1:
+            raise ValueError(
+                f"d_latent must be a whole number from 1 on, got {d!r}. Take d_latent=64"
+            )
+        for name, low, high, example in (
+            ("beta", 0.0, math.inf, 1.0),
+            ("alpha", 0.0, 1.0, 0.0),
+            ("annealed", 0.0, 1.0, 0.2),
+            ("scale", 1e-12, math.inf, 0.75),
+            ("dropout", 0.0, 1.0 - 1e-12, 0.5),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                limits = "positive" if name == "scale" else f"between {low:g} and {high:g}"
+                raise ValueError(f"{name} must be {limits}, got {value!r}. Take {name}={example}")
+
     @property
     def own_latents(self) -> bool:
         """Whether each view is decoded from a latent of its own."""
         return self.prior in ("independent", "mmvm")
+
+    def prepare(self, train: Cohort) -> None:
+        """Check the values of the training part, and fit the scale of its vectors."""
+        empty = int((~train.observed.any(1)).sum())
+        if empty:
+            raise ValueError(
+                f"{empty} of {len(train)} patients have no view at all, so there is nothing to "
+                "encode. Leave them out: cohort.select(cohort.observed.any(dim=1))"
+            )
+        for name, view in self._views():
+            there = train.observed[:, train.names.index(name)]
+            values = train.x[name]
+            if isinstance(values, Images):  # 8 bits fit any range: one row tells the shape
+                one = there.nonzero()[:1, 0]
+                values, there = values[one].scaled(), there[one]
+            view.fit(_dense(values), train.x_observed.get(name), there)
+        self.prepared.fill_(True)
+
+    def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Nothing here depends on other patients."""
 
     def advance(self, done: float) -> None:
         """Take the share of the training that is done, for the annealing."""
@@ -557,6 +267,58 @@ class MultimodalVAE(ViewModel):
             terms[f"reconstruction_{name}"] = self._reconstruction(j, name, q, draws, seen) / n
         total = self.beta * terms["kl"] + sum(term for name, term in terms.items() if name != "kl")
         return {"total": total, **terms}
+
+    def encode(self, batch: Batch) -> tuple[Posteriors, dict[str, Seen]]:
+        """The posterior of each view, and what was seen of it: only of rows that have the view.
+
+        Raises:
+            ValueError: if a patient has no view, or a view another shape or range than it should.
+        """
+        column = {name: j for j, name in enumerate(batch.x)}
+        for name in column:
+            if name not in self.views:
+                raise unknown(name, self.schema.names, "view of this model")
+        if not bool(batch.observed.any(1).all()):
+            row = int((~batch.observed.any(1)).int().argmax())
+            raise ValueError(
+                f"row {row} of the batch has no view at all, so there is nothing to encode. Leave "
+                "such rows out: cohort.select(cohort.observed.any(dim=1))"
+            )
+        n, device = len(batch), batch.observed.device
+        means, spreads, masks, seen = [], [], [], {}
+        for name, view in self._views():
+            there = torch.zeros(n, dtype=torch.bool, device=device)
+            mean = torch.zeros(n, self.d_latent, device=device)
+            spread = mean
+            if name in column:
+                there = batch.observed[:, column[name]]
+            if bool(there.any()):
+                whole = bool(there.all())
+                values, flags = _dense(batch.x[name]), batch.x_observed.get(name)
+                if not whole:
+                    values, flags = values[there], None if flags is None else flags[there]
+                seen[name] = view.read(values, flags)
+                encoded = self.encoders[name](seen[name].encoded)
+                self._check_encoded(name, encoded, len(seen[name].target))
+                encoded = tuple(wide(part) for part in encoded)
+                if whole:
+                    mean, spread = encoded
+                else:
+                    mean = mean.index_put((there,), encoded[0])
+                    spread = spread.index_put((there,), encoded[1])
+            means.append(mean)
+            spreads.append(spread)
+            masks.append(there)
+        q = Posteriors(torch.stack(means, 1), torch.stack(spreads, 1), torch.stack(masks, 1))
+        return q, seen
+
+    def _check_encoded(self, name: str, encoded: Any, n: int) -> None:
+        shapes = [tuple(part.shape) for part in encoded]
+        if shapes != [(n, self.d_latent)] * 2:
+            raise ValueError(
+                f"the encoder of {name!r} gives {shapes}, and mean and logarithm of the variance "
+                f"are of {(n, self.d_latent)} each. Make it with d={self.d_latent}"
+            )
 
     def components(self, q: Posteriors) -> Posteriors:
         """The joint posterior as a mixture: its components, and which of them a patient has."""
@@ -599,7 +361,7 @@ class MultimodalVAE(ViewModel):
         alpha = self.alpha
         # DIFF: the public code validates at the current weight, which makes epochs incomparable
         if self.training:
-            alpha = options.prior_weight(
+            alpha = prior_weight(
                 self.done, alpha=alpha, annealing=self.annealing, annealed=self.annealed
             )
         return fusion.mmvm(*q, regulariser=self.regulariser, alpha=alpha, z=z)
@@ -629,6 +391,106 @@ class MultimodalVAE(ViewModel):
         return -self.view_weight[name] * (weight * log_p).sum()
 
     @torch.no_grad()
+    def embed(self, batch: Batch) -> dict[str, Float[Tensor, "n d"]]:
+        """Features: the mean of each view's posterior, and that of the joint one ("joint").
+
+        Where a view is missing its features are zeros, which is the prior's mean; `batch.observed`
+        says where. The joint mean is that of the mixture, the product or the average; of
+        independent views and of MMVM that of the mixture of the views that are there.
+        """
+        with _evaluating(self):
+            q, _ = self.encode(batch)
+            joint = self.components(q)
+        weight = (joint.observed / joint.observed.sum(1, keepdim=True)).unsqueeze(-1)
+        mean = torch.where(q.observed.unsqueeze(-1), q.mean, 0)
+        by_view = dict(zip(self.schema.names, mean.unbind(1), strict=True))
+        return by_view | {"joint": (weight * joint.mean).sum(1)}
+
+    @torch.no_grad()
+    def decode(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, "n ..."]]:
+        """The expected value of each view given latents, in the units of the data.
+
+        Images that were passed as uint8 come back between 0 and 1.
+        """
+        with _evaluating(self):
+            return {name: self._expected(name, z) for name in self.schema.names}
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> dict[str, Float[Tensor, "n ..."]]:
+        """Decode each view from the latent that training decodes it from, without noise.
+
+        Where a patient lacks the view, that is what `impute` gives.
+        """
+        with _evaluating(self):
+            q, _ = self.encode(batch)
+            joint = self.components(q)
+            result = {}
+            for j, name in enumerate(self.schema.names):
+                there = q.observed[:, j]
+                result[name] = self._expected_under(name, joint)
+                if self.own_latents:
+                    result[name][there] = self._expected(name, q.mean[there, j])
+        return result
+
+    @torch.no_grad()
+    def impute(
+        self, batch: Batch, view: str, *, given: Sequence[str] | None = None
+    ) -> Float[Tensor, "n ..."]:
+        """The expected value of a view given other views, whether or not it is there itself.
+
+        Of a mixture it is the mean of what the components' means decode to.
+
+        Args:
+            batch: patients.
+            view: the view to fill in.
+            given: the views to fill it in from; None takes all others that a patient has.
+
+        Raises:
+            ValueError: for an unknown view, or a patient who has none of the others.
+        """
+        for name in (view, *(given or ())):
+            if name not in self.schema.names:
+                raise unknown(name, self.schema.names, "view of this model")
+        names = [n for n in self.schema.names if n != view] if given is None else list(given)
+        with _evaluating(self):
+            q, _ = self.encode(batch)
+            allowed = [name in names for name in self.schema.names]
+            q = q._replace(observed=q.observed & q.observed.new_tensor(allowed))
+            lacks = ~q.observed.any(1)
+            if bool(lacks.any()):
+                raise ValueError(
+                    f"{int(lacks.sum())} of {len(batch)} patients have none of "
+                    f"{', '.join(names) or 'the other views'}, so {view!r} cannot be filled in. "
+                    "Leave them out, or name other views: given=[...]"
+                )
+            return self._expected_under(view, self.components(q))
+
+    @torch.no_grad()
+    def generate(
+        self, batch: Batch, *, n: int = 1, seed: int = 0
+    ) -> dict[str, Float[Tensor, "k n ..."]]:
+        """Draw latents given the views that each patient has, and decode all views from them.
+
+        Args:
+            batch: patients.
+            n: draws of each.
+            seed: of the draws; a patient's depend on it and the row in the cohort alone.
+
+        Shapes:
+            n draws of k patients -> (n, k, ...) by view
+        """
+        d = self.d_latent
+        with _evaluating(self):
+            q, _ = self.encode(batch)
+            joint = self.components(q)
+            draws = []
+            for k in range(n):
+                noise = steady_noise(batch.index, (f"{seed}, draw {k}",), d + 1)[:, 0]
+                mean, log_variance = fusion.pick(*joint, torch.special.ndtr(noise[:, d]))
+                draws.append(self.decode(mean + noise[:, :d] * (0.5 * log_variance).exp()))
+        return {name: torch.stack([draw[name] for draw in draws]) for name in self.schema.names}
+
+    @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0) -> dict[str, Float[Tensor, "n ..."]]:
         """Draw latents from N(0, I) and decode them: new patients, given nothing.
 
@@ -648,6 +510,14 @@ class MultimodalVAE(ViewModel):
         z = z if self.own_latents else z[:1].expand_as(z)
         return {name: self.decode(z[j])[name] for j, name in enumerate(self.schema.names)}
 
+    def predict_proba(self, batch: Batch) -> NoReturn:
+        """Refuse: labels are never read."""
+        del batch
+        raise TypeError(
+            f"{type(self).__name__} predicts no label. Take its features, model.embed(batch), and "
+            "fit a classifier on them"
+        )
+
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         code = state.get(f"{prefix}prior_code")
         if code is not None and int(code) != PRIORS.index(self.prior):
@@ -657,6 +527,36 @@ class MultimodalVAE(ViewModel):
                 f"{self.prior!r}. Make it with prior={other!r}, or call load_model(folder)"
             )
         super()._load_from_state_dict(state, prefix, *rest)
+
+    def _views(self) -> Iterable[tuple[str, View]]:
+        return self.views.items()  # type: ignore[return-value]
+
+    def _expected(self, name: str, z: Tensor) -> Tensor:
+        view: View = self.views[name]  # type: ignore[assignment]
+        return view.expected(wide(self.decoders[name](z)))
+
+    def _expected_under(self, name: str, joint: Posteriors) -> Tensor:
+        """Mean over the components that each patient has of what their means decode to."""
+        n, s, d = joint.mean.shape
+        by_component = self._expected(name, joint.mean.reshape(n * s, d)).unflatten(0, (n, s))
+        weight = joint.observed / joint.observed.sum(1, keepdim=True)
+        return (weight.view(n, s, *[1] * (by_component.ndim - 2)) * by_component).sum(1)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _dense(values: Tensor | Ragged) -> Tensor:
+    assert isinstance(values, Tensor)  # a view is an image or a vector
+    return values
 
 
 def _draw(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

@@ -4,14 +4,62 @@ An encoder is a module with `forward(x) -> (mean, log_variance)`, (n, d) each; a
 `forward(z)`, from (n, d) to what the view's likelihood is centred on, of the view's own shape.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, channels_last, nn
 
+from dfdlib.errors import unknown
+from dfdlib.models.vae_views import View
+
+Network = Literal["auto", "small", "residual"]
+
 SMALLEST = 8
+
+
+def make_networks(
+    views: nn.ModuleDict,
+    *,
+    d: int,
+    network: Network | str,
+    width: int | None,
+    dropout: float | None,
+    encoders: Mapping[str, nn.Module] | None,
+    decoders: Mapping[str, nn.Module] | None,
+) -> tuple[nn.ModuleDict, nn.ModuleDict]:
+    """Make encoders and decoders: those that are passed in, and defaults by kind and size."""
+    made = nn.ModuleDict(), nn.ModuleDict()
+    for kind, given in (("encoders", encoders), ("decoders", decoders)):
+        for name in given or {}:
+            if name not in views:
+                raise unknown(name, views, f"modality, but stands in {kind}")
+    for name, view in views.items():
+        assert isinstance(view, View)
+        options: dict[str, object] = {"d": d}
+        if view.kind == "vector":
+            classes: tuple[type[nn.Module], ...] = VectorEncoder, VectorDecoder
+            sizes: tuple[dict[str, Any], ...] = (
+                {"n_features": view.n_inputs},
+                {"n_features": view.n_values},
+            )
+        else:
+            residual = network == "residual" or (
+                network == "auto" and tuple(view.size[1:]) == (224, 224)
+            )
+            classes = ImageEncoder, ImageDecoder
+            if residual:
+                classes = ResidualEncoder, ResidualDecoder
+            options |= {} if width is None else {"width": width}
+            sizes = {"size": view.size}, {"size": view.size}
+        options |= {} if dropout is None else {"dropout": dropout}
+        for part, given, make, size in zip(
+            made, (encoders or {}, decoders or {}), classes, sizes, strict=True
+        ):
+            part[name] = given[name] if name in given else make(**size, **options)
+    return made
 
 
 class ImageEncoder(nn.Module):

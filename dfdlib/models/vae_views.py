@@ -1,12 +1,15 @@
 """One view of a multimodal VAE: its scale, its likelihood, what it accepts."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dfdlib.data import Schema
+from dfdlib.errors import unknown
 from dfdlib.models.backbone import LEAST
 
 Likelihood = Literal["laplace", "gaussian", "bernoulli", "poisson"]
@@ -174,3 +177,29 @@ class View(nn.Module):
         if self.likelihood == "poisson":
             return centre.exp()
         return centre if self.kind == "image" else centre * self.std + self.mean
+
+
+def make_views(
+    schema: Schema, *, likelihood: str | Mapping[str, str], scale: float
+) -> nn.ModuleDict:
+    """Make the view of each modality."""
+    by_view = {} if isinstance(likelihood, str) else dict(likelihood)
+    default = likelihood if isinstance(likelihood, str) else "laplace"
+    for name in by_view:
+        if name not in schema.names:
+            raise unknown(name, schema.names, "modality, but stands in likelihood")
+    views = nn.ModuleDict()
+    for name in schema.names:
+        if hasattr(views, name) or name == "joint":
+            raise ValueError(
+                f"a view cannot be called {name!r}, which means something else here. Rename it, "
+                f"for example to '{name}_'"
+            )
+        views[name] = View(
+            name=name,
+            kind=schema.kinds[name],
+            size=schema.sizes[name],
+            likelihood=by_view.get(name, default),
+            scale=scale,
+        )
+    return views
