@@ -4,32 +4,49 @@ import difflib
 import importlib
 from collections.abc import Collection, Iterable
 
-
-def suggestion(name: str, known: Collection[str]) -> str:
-    """Answer ``' Did you mean 'x'?'`` where one known name is close, else nothing."""
-    folded = {str(k).casefold(): k for k in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    return f" Did you mean {folded[close[0]]!r}?" if close else ""
-
-
-def check_name(name: str, known: Collection[str], what: str) -> None:
-    """Refuse a name that is not among the known ones."""
-    if name not in known:
-        listed = ", ".join(map(str, known)) or "there is none"
-        raise ValueError(f"{name!r} is not a {what} ({listed}).{suggestion(name, known)}")
-
-
 #: how many names an error lists
 SHOWN = 20
 
 
-def unknown(word: object, options: Iterable[object], what: str) -> ValueError:
-    """Build the error for a name that does not exist, with the list and the nearest name."""
-    names = [str(option) for option in options]
+def nearest(name: object, known: Iterable[object]) -> str | None:
+    """The known name that is spelled most like this one, whatever the case; None if none is close.
+
+    Example:
+        >>> nearest("auorc", ["auroc", "auprc"]), nearest("colour", ["auroc"])
+        ('auroc', None)
+    """
+    folded = {str(word).casefold(): str(word) for word in known}
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+    return folded[close[0]] if close else None
+
+
+def suggestion(name: object, known: Iterable[object]) -> str:
+    """Answer ``' Did you mean 'x'?'`` where one known name is close, else nothing."""
+    near = nearest(name, known)
+    return f" Did you mean {near!r}?" if near is not None else ""
+
+
+def unknown(name: object, known: Iterable[object], what: str) -> ValueError:
+    """Build the error for a name that does not exist, with the list and the nearest name.
+
+    Example:
+        >>> str(unknown("auorc", ["auroc", "auprc"], "metric"))
+        "'auorc' is not a metric (auroc, auprc). Did you mean 'auroc'?"
+    """
+    names = [str(word) for word in known]
     listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    near = difflib.get_close_matches(str(word), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else " Use one of these names."
-    return ValueError(f"{word!r} is not a {what} ({listed}).{hint}")
+    hint = suggestion(name, names) or (" Use one of these names." if names else "")
+    return ValueError(f"{name!r} is not a {what} ({listed or 'there is none'}).{hint}")
+
+
+def check_name(name: str, known: Collection[str], what: str) -> None:
+    """Refuse a name that is not among the known ones.
+
+    Raises:
+        ValueError: as `unknown` says it.
+    """
+    if name not in known:
+        raise unknown(name, known, what)
 
 
 def wrong_type(given: object, expected: str, advice: str) -> TypeError:
