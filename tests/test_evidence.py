@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from dfdlib.evaluation.compare import paired_intervals
+
 WORKFLOW = Path(__file__).parents[1] / "workflow"
 GIVEN = {"seed": 0, "n": 6000, "n_test": 6000, "test_seed": 1000}
 
@@ -85,11 +87,9 @@ def test_groups_of_patients_never_meet(grid):
 
 
 def test_patients_add_to_the_error_of_seeds(grid):
-    from gate import intervals
-
     each = np.array([[0.1, 0.12, 0.08, 0.11, 0.09]])
-    alone = intervals(each, ["a"], 0.02, alpha=0.05).iloc[0]
-    added = intervals(each, ["a"], 0.02, alpha=0.05, patients=[0.05]).iloc[0]
+    alone = paired_intervals(each, margin=0.02).iloc[0]
+    added = paired_intervals(each, margin=0.02, shared=[0.05]).iloc[0]
     assert (alone["verdict"], added["verdict"]) == ("held", "undecided")
     assert added["high"] - added["low"] > 2 * 0.05 * 2.7  # t with four degrees of freedom
 

@@ -11,7 +11,6 @@ each world; `collect` puts the seeds together; `tune` repeats how the penalty's 
 
 import argparse
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
@@ -33,7 +31,8 @@ from dfdlib import data
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import ESTIMAND, PRESETS
 from dfdlib.evaluation import predict_proba, write_result
-from dfdlib.evaluation.compare import holm, verdict
+from dfdlib.evaluation.compare import paired_intervals
+from dfdlib.files import slug, write_whole
 from dfdlib.models import GRAPE, Classifier, Deconfounder, TokenTransformer
 from dfdlib.training import Stage, fit
 
@@ -64,10 +63,7 @@ def run(preset: str, family: str, seed: int, out: Path) -> None:
         name: {world: _scores(test, test.truth[name.split()[1]]) for world, test in tests.items()}
         for name in (CEILING, FLOOR)
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(record | oracles | answers, indent=1), encoding="utf-8")
-    part.rename(out)
+    write_whole(out, json.dumps(record | oracles | answers, indent=1))
 
 
 def _load(preset: str, world: str, n: int, seed: int) -> Cohort:
@@ -183,7 +179,7 @@ def _write_preset(out: Path, preset: str, families: dict[str, pd.Series]) -> Non
     effects = {}
     for world in SETTINGS["worlds"]:
         each = np.array([_difference(families, line, world) for line in lines])
-        effects[world] = _intervals(each)
+        effects[world] = intervals(each)
     for k, line in enumerate(lines):
         _write(out, preset, families, line, {w: e.iloc[k] for w, e in effects.items()})
 
@@ -209,22 +205,11 @@ def _difference(families: dict[str, pd.Series], line: dict[str, str], world: str
     return (own - _auroc(_naive(families, line["family"]), "naive", world)).tolist()
 
 
-def _intervals(each: np.ndarray) -> pd.DataFrame:
-    """Paired t intervals over the seeds, at Holm's levels over the methods."""
-    n = each.shape[1]
-    mean, error = each.mean(axis=1), each.std(axis=1, ddof=1) / np.sqrt(n)
-    p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
-    adjusted, levels = holm(p, SETTINGS["alpha"])
-    width = stats.t.isf(levels / 2, n - 1) * error
-    frame = pd.DataFrame(
-        {"effect": mean, "low": mean - width, "high": mean + width, "p_holm": adjusted}
+def intervals(each: np.ndarray) -> pd.DataFrame:
+    """Paired intervals over the seeds, at Holm's levels over the methods."""
+    return paired_intervals(
+        each, margin=SETTINGS["margin"], alpha=SETTINGS["alpha"], metric="auroc"
     )
-    frame["verdict"] = [
-        verdict("auroc", low, high, SETTINGS["margin"])
-        for low, high in zip(frame["low"], frame["high"], strict=True)
-    ]
-    frame["each"] = each.tolist()
-    return frame
 
 
 def _write(
@@ -269,7 +254,7 @@ def _write(
     shown = name if family == TABLES else f"{name}, {family}"
     effect = effects[world]
     write_result(
-        out / f"{preset}-{_slug(shown)}.json",
+        out / f"{preset}-{slug(shown)}.json",
         claim=line["claim"],
         reach="truth",
         dataset=f"synthetic, {preset}",
@@ -296,10 +281,6 @@ def _gap_closed(own: np.ndarray, naive: np.ndarray, ceiling: float) -> float:
     """Share of the mean gap between naive and oracle that is closed; NaN where there is none."""
     gap = ceiling - naive.mean()
     return float((own.mean() - naive.mean()) / gap) if gap > SETTINGS["margin"] else np.nan
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", text.lower())
 
 
 def tune() -> None:

@@ -22,6 +22,7 @@ import yaml
 from dfdlib import data
 from dfdlib.data import Cohort, Schema
 from dfdlib.evaluation import Report, compare, out_of_fold, out_of_group, write_result
+from dfdlib.files import write_whole
 from dfdlib.models import Classifier, Deconfounder
 from dfdlib.training import Stage, trainer
 
@@ -67,7 +68,7 @@ def run(route: str, seed: int, out: Path) -> None:
             NEXT: out_of_group(cohort, "site", fit_predict)[:, 1],
         }
     )
-    jobs.write_whole(out, frame.to_csv(index=False))
+    write_whole(out, frame.to_csv(index=False))
 
 
 def collect(files: list[Path], out: Path) -> None:

@@ -8,9 +8,9 @@ r"""The open demo of eICU: how well death is predicted, and what deconfounding a
 all stays; `collect` scores and compares them. Only aggregates leave, and no count under 10.
 """
 
+import io
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +37,7 @@ from dfdlib.evaluation import (
 from dfdlib.evaluation.bootstrap import METRICS, WeightedMetrics, bootstrap, interval
 from dfdlib.evaluation.compare import verdict
 from dfdlib.evaluation.results import versions
+from dfdlib.files import slug, write_whole
 from dfdlib.models import DFD, Classifier, Deconfounder, Stage
 from dfdlib.training import fit
 
@@ -74,11 +75,9 @@ def run(part: str, seed: int, out: Path) -> None:
             out_of_fold(cohort, predict, folds=SETTINGS["folds"], seed=seed)
         rows = cohort.groups["row"].astype(int)
         found |= {f"{method}: {rule}": p[rows] for rule, p in kept.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        np.savez(file, **found)
-    unfinished.rename(out)
+    content = io.BytesIO()
+    np.savez(content, **found)
+    write_whole(out, content.getvalue())
 
 
 def _trained(
@@ -145,7 +144,7 @@ def collect(files: list[Path], out: Path) -> None:
         if part in SETTINGS["scores"] and PARTS[part]["way"] == "folds":
             facts = eicu_demo_data.facts(cohorts[part], SETTINGS["below"])
             described = {"flow": json.loads(flow.to_json(orient="records")), **facts}
-            _put(out / f"cohort-{_slug(PARTS[part]['cohort'])}.json", described)
+            _put(out / f"cohort-{slug(PARTS[part]['cohort'])}.json", described)
     scores = {}
     for part in SETTINGS["scores"]:
         named = [m for m in (BOOSTING, NONE) if m in PARTS[part]["methods"]]
@@ -279,7 +278,7 @@ def _write(
     estimand: str, parameters: dict[str, Any], cohort: Cohort,
 ) -> None:  # fmt: skip
     write_result(
-        out / f"{_slug(f'{claim}-{part}-{method}')}.json",
+        out / f"{slug(f'{claim}-{part}-{method}')}.json",
         claim=claim,
         reach="open",
         dataset=f"eICU demo, {PARTS[part]['cohort']}",
@@ -319,11 +318,7 @@ def _backbone(part: str) -> str:
 
 
 def _put(out: Path, what: dict[str, Any]) -> None:
-    jobs.write_whole(out, json.dumps(what, indent=1) + "\n")
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9.]+", "-", text.lower())
+    write_whole(out, json.dumps(what, indent=1) + "\n")
 
 
 if __name__ == "__main__":

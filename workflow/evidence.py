@@ -11,7 +11,6 @@ puts the seeds together and writes a result per claim × data set × method.
 """
 
 import json
-import re
 import time
 import warnings
 from functools import cache
@@ -26,7 +25,6 @@ import pandas as pd
 import torch
 import yaml
 from evidence_measures import Watched, audited, measure, planes
-from gate import intervals
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
@@ -34,7 +32,9 @@ from dfdlib import models
 from dfdlib.data import Cohort
 from dfdlib.evaluation import write_result
 from dfdlib.evaluation.bootstrap import METRICS, WeightedMetrics
+from dfdlib.evaluation.compare import paired_intervals
 from dfdlib.evaluation.results import versions
+from dfdlib.files import slug, write_whole
 from dfdlib.models import DFD, Classifier, Stage
 from dfdlib.training import fit
 
@@ -173,7 +173,7 @@ def run(
     }  # fmt: skip
     if real:
         record["labels"] = {world: test.y.tolist() for world, test in worlds.items()}
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def collect(files: list[Path], out: Path) -> None:
@@ -275,8 +275,12 @@ def _answer(
         )
         sign = -1 if answer.get("turned") else 1
         error = [_patients(runs, pair) for pair in sides] if "labels" in runs[0] else None
-        table = intervals(
-            sign * each, methods, answer["margin"], alpha=SETTINGS["alpha"], patients=error
+        table = paired_intervals(
+            sign * each,
+            names=methods,
+            margin=answer["margin"],
+            alpha=SETTINGS["alpha"],
+            shared=error,
         )
         for name, row in table.iterrows():
             if "kept" in answer and not _kept(runs, str(name), answer):
@@ -373,7 +377,7 @@ def _write(
     beside = ("ERM", minus.get("method"), *given.get("beside", ()))
     shown = {method, *(m for m in beside if m in runs[0]["methods"])}
     write_result(
-        out / f"{_slug(f'{experiment}-{claim}-{data}-{backbone}-{method}')}.json",
+        out / f"{slug(f'{experiment}-{claim}-{data}-{backbone}-{method}')}.json",
         claim=claim,
         reach=given.get("reach", "truth"),
         dataset=data if given.get("reach") == "open" else f"synthetic, {data}",
@@ -450,10 +454,6 @@ def _summaries(runs: list[dict[str, Any]], method: str) -> dict[str, list[float]
 def _summary(each: list[float]) -> list[float]:
     """Seed by seed; a millionth is nobody's finding."""
     return [round(value, 6) for value in each]
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9.]+", "-", text.lower())
 
 
 if __name__ == "__main__":

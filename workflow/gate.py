@@ -10,7 +10,6 @@ controls, and stand in the first of them.
 """
 
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from dfdlib import data, models
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import PRESETS
 from dfdlib.evaluation import predict_proba, write_result
-from dfdlib.evaluation.compare import holm, verdict
+from dfdlib.evaluation.compare import paired_intervals
+from dfdlib.files import slug, write_whole
 from dfdlib.models import DFD, Stage
 from dfdlib.models.gate import Gate
 from dfdlib.training import fit
@@ -215,7 +215,7 @@ def run(preset: str, backbone: str, seed: int, out: Path) -> None:
             "signatures": model.signatures[["quantity", "value", "ok"]].to_dict("records"),
         }
     record = {"preset": preset, "backbone": backbone, "seed": seed, "gates": found}
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def collect(files: list[Path], out: Path) -> None:
@@ -240,7 +240,9 @@ def _write_gates(out: Path, preset: str, backbone: str, runs: list[dict[str, Any
     learned = [name for name in gates if name.startswith(LEARNED)]
     frozen = [name.replace(LEARNED, FROZEN) for name in learned]
     gains = gaps[learned].to_numpy() - gaps[frozen].to_numpy()
-    effects = intervals(gains.T, learned, SETTINGS["margin"])
+    effects = paired_intervals(
+        gains.T, names=learned, margin=SETTINGS["margin"], alpha=SETTINGS["alpha"]
+    )
     told: dict[str, dict[str, Any]] = {
         name: {
             "gate": SETTINGS["gates"][name],
@@ -252,8 +254,11 @@ def _write_gates(out: Path, preset: str, backbone: str, runs: list[dict[str, Any
     if CONSTANT in gates:
         auroc = gates.map(lambda one: one["scores"][SCORE["rule"]][SCORE["world"]])
         gained = auroc.drop(columns=CONSTANT).sub(auroc[CONSTANT], axis=0)
-        for name, row in intervals(gained.T.to_numpy(), list(gained), SCORE["margin"]).iterrows():
-            told[str(name)]["against constant"] = row.drop("each").to_dict()
+        against = paired_intervals(
+            gained.T.to_numpy(), names=list(gained), margin=SCORE["margin"], alpha=SETTINGS["alpha"]
+        )
+        for name, row in against.drop(columns="each").iterrows():
+            told[str(name)]["against constant"] = row.to_dict()
     controls = {name: told[name] for name in gates if name not in learned}
     for name, effect in effects.iterrows():
         parameters = {key: SETTINGS[key] for key in SHARED} | told[str(name)]
@@ -261,7 +266,7 @@ def _write_gates(out: Path, preset: str, backbone: str, runs: list[dict[str, Any
         if name == learned[0]:
             parameters["controls"] = controls
         write_result(
-            out / f"{_slug(f'{preset}-{backbone}-{name}')}.json",
+            out / f"{slug(f'{preset}-{backbone}-{name}')}.json",
             claim="dfd-gate",
             reach="truth",
             dataset=f"synthetic, {preset}",
@@ -286,45 +291,10 @@ def _write_gates(out: Path, preset: str, backbone: str, runs: list[dict[str, Any
         )
 
 
-def intervals(
-    each: np.ndarray,
-    names: list[str],
-    margin: float,
-    *,
-    alpha: float = SETTINGS["alpha"],
-    patients: list[float] | None = None,
-) -> pd.DataFrame:
-    """Paired t intervals over the seeds, at Holm's levels over the rows.
-
-    `patients` adds, for each row, a standard error that all seeds share.
-    """
-    n = each.shape[1]
-    mean, error = each.mean(axis=1), each.std(axis=1, ddof=1) / np.sqrt(n)
-    if patients is not None:
-        error = np.hypot(error, patients)
-    # seeds that agree to the last bit leave no error, and no test
-    error = np.maximum(error, 1e-12)
-    p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
-    adjusted, levels = holm(p, alpha)
-    width = stats.t.isf(levels / 2, n - 1) * error
-    frame = pd.DataFrame(
-        {"effect": mean, "low": mean - width, "high": mean + width, "p_holm": adjusted},
-        index=names,
-    )
-    bounds = zip(frame["low"], frame["high"], strict=True)
-    frame["verdict"] = [verdict("gap", low, high, margin) for low, high in bounds]
-    frame["each"] = each.tolist()
-    return frame
-
-
 def _alone(gaps: pd.Series) -> list[float]:
     """Mean and interval of a gate's own gap, not paired and not adjusted."""
-    half = stats.t.isf(SETTINGS["alpha"] / 2, len(gaps) - 1) * gaps.sem()
-    return [gaps.mean(), gaps.mean() - half, gaps.mean() + half]
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", text.lower())
+    alone = paired_intervals(gaps.to_numpy()[None], margin=0, alpha=SETTINGS["alpha"]).iloc[0]
+    return alone[["effect", "low", "high"]].tolist()
 
 
 if __name__ == "__main__":

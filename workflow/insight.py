@@ -30,6 +30,7 @@ from dfdlib.data import Cohort, synthetic
 from dfdlib.data.synthetic_model import HIDEABLE, MODALITIES
 from dfdlib.evaluation import write_result
 from dfdlib.evaluation.compare import holm, verdict
+from dfdlib.files import slug, write_whole
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "insight.yaml").read_text("utf-8"))["truth"]
 ALWAYS = MODALITIES[0]
@@ -107,7 +108,7 @@ def run(preset: str, out: Path) -> None:
     for seed in SETTINGS["seeds"]:
         cohort = grid._load(preset, "train", SETTINGS["n"], seed)
         rows.append([p_value(cohort, test) for test in tests()])
-    jobs.write_whole(out, json.dumps({"preset": preset, "p": rows}))
+    write_whole(out, json.dumps({"preset": preset, "p": rows}))
 
 
 def p_value(cohort: Cohort, test: Independence) -> float:
@@ -193,7 +194,7 @@ def _write(
         for k, name in enumerate(implied)
     }
     write_result(
-        out / f"{preset}-{grid._slug(list_name)}.json",
+        out / f"{preset}-{slug(list_name)}.json",
         claim="causal-insight",
         reach="truth",
         dataset=f"synthetic, {preset}",

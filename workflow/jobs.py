@@ -1,4 +1,4 @@
-"""What several grids share: their command line, and files that appear whole or not at all."""
+"""What several grids share: their command line."""
 
 import argparse
 import os
@@ -8,14 +8,6 @@ from typing import Any
 
 # The stored results are of the CPU; name a device here to train on it.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
-
-def write_whole(out: Path, text: str) -> None:
-    """Write a file; a job that is killed leaves none."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(f".{os.getpid()}.part")  # a job that a kill left alive may write it, too
-    part.write_text(text, encoding="utf-8")
-    part.rename(out)
 
 
 def main(

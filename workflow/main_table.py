@@ -11,7 +11,6 @@ seeds and parts together; `tune` repeats how the baselines' weights were picked.
 
 import copy
 import json
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -22,14 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from deconfounding import _intervals
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from dfdlib import data, models
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import ESTIMAND, PRESETS
 from dfdlib.evaluation import predict_proba, write_result
+from dfdlib.evaluation.compare import paired_intervals
+from dfdlib.files import slug, write_whole
 from dfdlib.models import DFD, Deconfounder, Method, Stage
 from dfdlib.training import fit
 
@@ -96,7 +95,7 @@ def run(preset: str, n: int, backbone: str, part: str, seed: int, out: Path) -> 
         scores |= {f"{name}: {rule}": by for rule, by in _auroc_by_rule(model, tests).items()}
     keys = {"preset": preset, "n": n, "backbone": backbone, "part": part, "seed": seed}
     record = {**keys, "scores": scores, "signatures": signatures}
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def _auroc(model: Method, tests: dict[str, Cohort]) -> dict[str, float]:
@@ -155,7 +154,13 @@ def _write_table(
     for world in SETTINGS["worlds"]:
         gain = wide[world].loc[lines] - wide[world].loc["ERM"]
         gain.loc["ERM"] = wide[world].loc["oracle"] - wide[world].loc["ERM"]
-        gains[world] = _intervals(gain[SETTINGS["seeds"]].to_numpy()).set_axis(lines)
+        gains[world] = paired_intervals(
+            gain[SETTINGS["seeds"]].to_numpy(),
+            names=list(gain.index),
+            margin=SETTINGS["margin"],
+            alpha=SETTINGS["alpha"],
+            metric="auroc",
+        )
     for name in METHODS:
         found = [line for line in lines if line.split(": ")[0] == name]
         rows = {
@@ -181,7 +186,7 @@ def _write_table(
         gain = "oracle's AUROC minus its own" if name == "ERM" else "AUROC minus that of ERM"
         shared = ("network", "epochs", "n_test", "test_seed", "alpha", "kept")
         write_result(
-            out / f"{_slug(f'{preset}-{n}-{name}-{backbone}')}.json",
+            out / f"{slug(f'{preset}-{n}-{name}-{backbone}')}.json",
             claim="distribution-bias",
             reach="truth",
             dataset=f"synthetic, {preset}, {n:,} patients",
@@ -231,21 +236,17 @@ def _closed(wide: pd.DataFrame, line: str) -> dict[str, Any]:
     world, seeds = wide[SETTINGS["world"]], SETTINGS["seeds"]
     gap = world.loc["oracle", seeds] - world.loc["ERM", seeds]
     share = (world.loc[line, seeds] - world.loc["ERM", seeds]) / gap
-    half = stats.t.isf(SETTINGS["alpha"] / 2, len(seeds) - 1) * share.sem()
+    interval = paired_intervals(share.to_numpy(float)[None], margin=0, alpha=SETTINGS["alpha"])
     kept = wide["id"].loc[line, seeds] >= wide["id"].loc["oracle", seeds] - SETTINGS["kept"]
     return {
         "gap_closed": {
             "each": share.tolist(),
-            "mean": share.mean(),
-            "low": share.mean() - half,
-            "high": share.mean() + half,
+            "mean": interval["effect"].iloc[0],
+            "low": interval["low"].iloc[0],
+            "high": interval["high"].iloc[0],
         },
         "kept": int(kept.sum()),
     }
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", text.lower())
 
 
 def tune() -> None:

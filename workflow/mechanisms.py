@@ -23,6 +23,7 @@ from dfdlib import data
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import ESTIMAND, PRESETS
 from dfdlib.evaluation import predict_proba, write_result
+from dfdlib.files import slug, write_whole
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "mechanisms.yaml").read_text("utf-8"))
 BACKBONE, ROUTES, STRENGTHS = (SETTINGS[key] for key in ("backbone", "routes", "strengths"))
@@ -45,7 +46,7 @@ def run(preset: str, strength: float, seed: int, routes: list[str], out: Path) -
     for name in routes:
         model = grid.network(BACKBONE, train, seed, grid.methods(preset)[name])
         record[name] = {w: grid._scores(t, predict_proba(model, t)[:, 1]) for w, t in tests.items()}
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def read(files: list[Path]) -> pd.Series:
@@ -73,11 +74,11 @@ def _write_preset(out: Path, preset: str, answers: dict[float, pd.Series]) -> No
         world: np.array([_gains(answers, name, world) for name in ROUTES])
         for world in grid.SETTINGS["worlds"]
     }  # of each world: routes × strengths × seeds
-    slopes = grid._intervals(_slopes(gains[grid.SETTINGS["world"]]))
+    slopes = grid.intervals(_slopes(gains[grid.SETTINGS["world"]]))
     for k, name in enumerate(ROUTES):
         strengths = {
             f"{strength:g}": {
-                world: _world(answers[strength], name, world, grid._intervals(each[:, j]).iloc[k])
+                world: _world(answers[strength], name, world, grid.intervals(each[:, j]).iloc[k])
                 for world, each in gains.items()
             }
             for j, strength in enumerate(STRENGTHS)
@@ -120,7 +121,7 @@ def _write(
     )
     given = grid.SETTINGS
     write_result(
-        out / f"{preset}-{grid._slug(name)}.json",
+        out / f"{preset}-{slug(name)}.json",
         claim=grid._claim(name),
         reach="truth",
         dataset=f"synthetic, {preset}, strength {STRENGTHS[0]:g} to {STRENGTHS[-1]:g}",

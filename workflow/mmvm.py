@@ -11,7 +11,6 @@ settings call chosen was chosen.
 """
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ import mmvm_supervised as supervised
 import numpy as np
 import torch
 import yaml
-from gate import intervals
 from mmvm_data import load
 from mmvm_measures import (
     Features,
@@ -40,7 +38,9 @@ from mmvm_measures import (
 from dfdlib.data import Cohort
 from dfdlib.errors import unknown
 from dfdlib.evaluation import write_result
+from dfdlib.evaluation.compare import paired_intervals
 from dfdlib.evaluation.results import versions
+from dfdlib.files import slug, write_whole
 from dfdlib.models import MultimodalVAE, Stage
 from dfdlib.training import fit
 
@@ -177,7 +177,7 @@ def run(
         "experiment": experiment, "data": data, "seed": seed, "scale": scale, "methods": found,
         "versions": versions(), "seconds": round(time.process_time() - start, 1),
     }  # fmt: skip
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def collect(files: list[Path], out: Path) -> None:
@@ -231,7 +231,9 @@ def _answer(
         ]
     )
     sign = -1 if answer.get("turned") else 1
-    table = intervals(sign * each, against, answer["margin"], alpha=SETTINGS["alpha"])
+    table = paired_intervals(
+        sign * each, names=against, margin=answer["margin"], alpha=SETTINGS["alpha"]
+    )
     where_from = kind_of(experiment, data)
     where = f", on {answer['on']}" if "on" in answer else ""
     for name, row in table.iterrows():
@@ -239,7 +241,7 @@ def _answer(
         sides = sides[::-1] if answer.get("turned") else sides
         shown = sorted({method, str(name)})
         write_result(
-            out / f"{_slug(f'{experiment}-{claim}-{data}-{number}-{sides[0]}-{sides[1]}')}.json",
+            out / f"{slug(f'{experiment}-{claim}-{data}-{number}-{sides[0]}-{sides[1]}')}.json",
             claim=claim,
             reach="open" if where_from == "digits" else "truth",
             dataset=data,
@@ -334,10 +336,6 @@ def tune(methods: list[str]) -> None:
                     line = {"data": data, "method": method, "beta": beta, "C": c}
                     line |= {f"{f} %": round(found[f"auroc mean {f}"], 4) for f in shares}
                     print(json.dumps(line), flush=True)
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9.]+", "-", text.lower())
 
 
 if __name__ == "__main__":

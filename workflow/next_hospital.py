@@ -26,6 +26,7 @@ from dfdlib.evaluation import (
     tabular,
     write_result,
 )
+from dfdlib.files import slug
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
 from dfdlib.training import Stage, trainer
 
@@ -108,7 +109,7 @@ def _write(
     aurocs = {way: [_auroc(by_seed[seed][way], site) for seed in seeds] for way in WAYS}
     differences = [a - b for a, b in zip(*aurocs.values(), strict=True)]
     write_result(
-        out / f"{site}-{method.lower().replace(' ', '-')}.json",
+        out / f"{site}-{slug(method)}.json",
         claim="distribution-bias",
         reach="open",
         dataset=f"heart, {site}",

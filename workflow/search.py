@@ -14,12 +14,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jobs
+import jobs  # noqa: F401  # it leaves the accelerator out
 import numpy as np
 import pandas as pd
 import torch
 import yaml
-from gate import intervals
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -27,6 +26,8 @@ from dfdlib import data
 from dfdlib.data import Cohort
 from dfdlib.data.synthetic import ESTIMAND
 from dfdlib.evaluation import predict_proba, write_result
+from dfdlib.evaluation.compare import paired_intervals
+from dfdlib.files import write_whole
 from dfdlib.models import DFD, GRAPE, Classifier, Stage
 from dfdlib.training import fit
 
@@ -104,7 +105,7 @@ def run(number: int, out: Path) -> None:
         for seed in SETTINGS["tuning_seeds"]
     }
     record = {"number": number, "configuration": given, "scores": found}
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def table(records: list[dict[str, Any]]) -> pd.DataFrame:
@@ -158,7 +159,7 @@ def confirm(
         for name in SETTINGS["data"]
     }
     record = {"seed": seed, "picked": number, "rule": rule, "scores": found}
-    jobs.write_whole(out, json.dumps(record, indent=1))
+    write_whole(out, json.dumps(record, indent=1))
 
 
 def collect(files: list[Path], out: Path) -> None:
@@ -173,7 +174,9 @@ def collect(files: list[Path], out: Path) -> None:
     runs = [fresh[seed]["scores"] for seed in seeds]
     names = list(SETTINGS["data"])
     gains = [[r[name][rule]["shifted"] - r[name]["ERM"]["shifted"] for r in runs] for name in names]
-    effects = intervals(np.array(gains), names, SETTINGS["margin"], alpha=SETTINGS["alpha"])
+    effects = paired_intervals(
+        np.array(gains), names=names, margin=SETTINGS["margin"], alpha=SETTINGS["alpha"]
+    )
     searched = table(tried)
     for name, effect in effects.iterrows():
         gap = [r[name]["oracle"]["shifted"] - r[name]["ERM"]["shifted"] for r in runs]

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from dfdlib.book.chapter import book_root, claims_table, load_claims
+from dfdlib.files import slug
 
 
 def answers(root: Path | None = None) -> dict[str, list[str]]:
@@ -360,7 +361,7 @@ class Sheet:
         name = claim["id"]
         rows = self.card[self.card["claim"] == name]
         badges = "".join(
-            f'<span class="verdict {_slug(verdict)}">{reach}: {verdict}</span> '
+            f'<span class="verdict {slug(verdict)}">{reach}: {verdict}</span> '
             for reach, verdict in rows[["reach", "verdict"]].to_numpy()
         )
         links = [f'<a href="about/claims.html#claim-{name}">what decides it</a>']
@@ -428,7 +429,3 @@ def _columns(row: pd.Series) -> Iterator[str]:
     yield f"<td>{html.escape(row['dataset'])}</td><td>{html.escape(row['method'])}</td>"
     yield f"<td>{row['effect']:+.3f}</td><td>{row['low']:+.3f} to {row['high']:+.3f}</td>"
     yield f"<td>{row['margin']:g}</td><td>{row['verdict']}</td><td>{len(row['seeds'])}</td>"
-
-
-def _slug(verdict: str) -> str:
-    return re.sub(r"\W+", "-", verdict)

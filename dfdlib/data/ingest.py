@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version as installed
@@ -18,6 +17,7 @@ from dfdlib.data.clinical.convert import connection, convert
 from dfdlib.data.clinical.files import Raw, find
 from dfdlib.data.clinical.schemas import SOURCES, TABLES, UNREAD, Source
 from dfdlib.errors import require, unknown
+from dfdlib.files import write_whole
 
 NAME = "manifest.json"
 
@@ -235,16 +235,7 @@ def stored_manifest(out: Path) -> dict[str, Any]:
 
 def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     """Write a manifest; it changes as a whole or not at all."""
-    part = out / f".{NAME}.part"
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out / NAME)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out / NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def entry(raw: Raw, root: Path) -> dict[str, Any]:

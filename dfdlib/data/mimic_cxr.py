@@ -19,10 +19,11 @@ from sklearn.model_selection import train_test_split
 
 from dfdlib.data.arrays import Images
 from dfdlib.data.clinical.files import Raw, damaged, find
-from dfdlib.data.clinical.pictures import Conversion, table, write
+from dfdlib.data.clinical.pictures import Conversion, table
 from dfdlib.data.clinical.schemas import LABELS, SOURCES, TABLES
 from dfdlib.data.cohort import Cohort
 from dfdlib.errors import require, unknown
+from dfdlib.files import write_whole
 
 __all__ = ["LABELS", "convert", "flow", "load"]
 
@@ -258,7 +259,7 @@ def _tell(conversion: Conversion, images: pd.DataFrame, bad: dict[int, str], fol
         (images["dicom_id"].iloc[i], conversion.files[i].relative_to(folder).as_posix(), why)
         for i, why in bad.items()
     ]
-    write(conversion.out / UNREADABLE, table(("dicom_id", "file", "why"), rows))
+    write_whole(conversion.out / UNREADABLE, table(("dicom_id", "file", "why"), rows))
     if bad:
         _log.warning(
             "%d of %d images cannot be read and are left out: %s. They are listed in %s; call "
@@ -281,8 +282,8 @@ def _refresh(conversion: Conversion, images: pd.DataFrame, steps: pd.DataFrame) 
     bad = set(pd.read_csv(conversion.out / UNREADABLE, dtype=str)["dicom_id"])
     index = _index(conversion, images, bad)
     if conversion.index.read_bytes() != index:
-        write(conversion.index, index)
-    write(conversion.out / "flow.json", json.dumps(steps.to_dict("records")).encode())
+        write_whole(conversion.index, index)
+    write_whole(conversion.out / "flow.json", json.dumps(steps.to_dict("records")).encode())
 
 
 def _converted(root: str | Path | None, size: int) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 import yaml
 
 from dfdlib.errors import unknown
+from dfdlib.files import write_whole
 
 SCHEMA = 1
 REACHES = ("truth", "open", "credentialed")
@@ -73,16 +73,7 @@ def write_result(path: str | Path, *, claims: str | Path | None = None, **fields
         **fields,
     }
     text = json.dumps(_plain(filled), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, text)
     return path
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
+
+from dfdlib.files import write_whole
 
 PART = 256  # images that are converted at a time; what a kill loses
 
@@ -159,7 +160,7 @@ class Conversion:
             index: what `images.parquet` shall hold.
         """
         if not self.done:
-            write(self.ready, index)
+            write_whole(self.ready, index)
             self._write_card(whole=False)
 
     def finish(self) -> None:
@@ -172,7 +173,7 @@ class Conversion:
 
     def _write_card(self, *, whole: bool) -> None:
         card = {"size": self.size, "images": len(self.files), "plan": self.plan, "whole": whole}
-        write(self.card, json.dumps(card).encode())
+        write_whole(self.card, json.dumps(card).encode())
 
     def clean(self) -> None:
         """Remove what conversions that were killed have left."""
@@ -229,7 +230,7 @@ class Conversion:
         os.pwrite(descriptor, pixels.data, start)
         os.fsync(descriptor)
         try:
-            write(self._mark(k), json.dumps(bad).encode())
+            write_whole(self._mark(k), json.dumps(bad).encode())
         except FileNotFoundError:
             if not self.done:  # else another process has finished meanwhile
                 raise
@@ -247,7 +248,7 @@ class Conversion:
         card = self._read_card()
         if not card:
             described = {"size": self.size, "images": len(names), "whole": False}
-            write(self.card, json.dumps(described).encode())
+            write_whole(self.card, json.dumps(described).encode())
             return none
         whole = self.target.exists() and self.index.exists() and card.get("whole", True)
         before = pd.read_parquet(self.index) if whole else none
@@ -315,13 +316,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels"
     return "truncated" if "truncated" in str(error) else "damaged"
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or not there."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
