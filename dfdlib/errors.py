@@ -15,7 +15,8 @@ def nearest(name: object, known: Iterable[object]) -> str | None:
         >>> nearest("auorc", ["auroc", "auprc"]), nearest("colour", ["auroc"])
         ('auroc', None)
     """
-    folded = {str(word).casefold(): str(word) for word in known}
+    # of names that differ in case alone the first of the alphabet, in whatever order they come
+    folded = {word.casefold(): word for word in sorted(map(str, known), reverse=True)}
     close = difflib.get_close_matches(str(name).casefold(), folded, n=1)
     return folded[close[0]] if close else None
 

@@ -273,7 +273,6 @@ def test_a_private_name_used_outside_is_found(code):
 #: Files that are long and hold several classes all the same, and why.
 LONG = {
     "dfdlib/causal/graphs.py": "functions of graphs; its two classes are what two of them answer",
-    "dfdlib/models/vae.py": "not yet split",
 }
 
 
@@ -441,26 +440,22 @@ def neither(sources: Sources, root: str = CLASSIFIER) -> set[str]:
 
 
 #: Classes two levels up and more, and why.
-DEEP = (
-    dict.fromkeys(
-        ("dfdlib.causal.estimators.IPW", "dfdlib.causal.estimators.AIPW"),
-        "what describes weights is shared by those that weight",
-    )
-    | dict.fromkeys(
-        (
-            "dfdlib.models.additive.Additive",
-            "dfdlib.models.additive.Invariant",
-            "dfdlib.models.additive.Substitute",
-            "dfdlib.models.routes.ByPattern",
-            "dfdlib.models.routes.Dropout",
-            "dfdlib.models.routes.InverseProbability",
-            "dfdlib.models.routes.NWGM",
-            "dfdlib.models.routes.Prototypes",
-            "dfdlib.models.routes.Stratified",
-        ),
-        "a route's buffers take the size of what is loaded: Resizable",
-    )
-    | {"dfdlib.models.vae.MultimodalVAE": "not yet one with ViewModel"}
+DEEP = dict.fromkeys(
+    ("dfdlib.causal.estimators.IPW", "dfdlib.causal.estimators.AIPW"),
+    "what describes weights is shared by those that weight",
+) | dict.fromkeys(
+    (
+        "dfdlib.models.additive.Additive",
+        "dfdlib.models.additive.Invariant",
+        "dfdlib.models.additive.Substitute",
+        "dfdlib.models.routes.ByPattern",
+        "dfdlib.models.routes.Dropout",
+        "dfdlib.models.routes.InverseProbability",
+        "dfdlib.models.routes.NWGM",
+        "dfdlib.models.routes.Prototypes",
+        "dfdlib.models.routes.Stratified",
+    ),
+    "a route's buffers take the size of what is loaded: Resizable",
 )
 #: Classes that are made and built on, and why.
 BOTH = {
@@ -518,30 +513,20 @@ def names_the_nearest(code: str) -> bool:
     return any("difflib" in (module, name) for module, name in imports(code))
 
 
-#: Where the nearest name is looked for a second time, and why.
-NEAREST = dict.fromkeys(
-    (
-        "dfdlib/data/tables.py",
-        "dfdlib/data/tables_read.py",
-        "dfdlib/data/tables_values.py",
-        "dfdlib/data/times.py",
-    ),
-    "not yet by dfdlib.errors",
-)
 #: Where files are put in the place of others, and why.
 REPLACES = {
-    "dfdlib/book/parameters.py": "not yet in one place",
-    "dfdlib/data/clinical/pictures.py": "not yet in one place",
-    "dfdlib/data/download.py": "not yet in one place",
-    "dfdlib/data/ingest.py": "not yet in one place",
-    "dfdlib/evaluation/results.py": "not yet in one place",
+    "dfdlib/book/parameters.py": "papermill writes it; where a cell fails, what ran stays",
+    "dfdlib/data/clinical/pictures.py": "pixels that are converted a part at a time",
+    "dfdlib/data/download.py": "a download that goes on where it stopped",
+    "dfdlib/data/ingest.py": "DuckDB writes the table",
+    "dfdlib/files.py": "the one place",
     "dfdlib/training/saving.py": "a pair of files and a folder, in an order that a kill can break",
 }
 
 
 def test_the_nearest_name_is_found_in_one_place(library):
     places = {path for path, code in library.items() if names_the_nearest(code)}
-    assert places == {"dfdlib/errors.py", *NEAREST}
+    assert places == {"dfdlib/errors.py"}
 
 
 def test_files_are_written_whole_in_one_place(library):

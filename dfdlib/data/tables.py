@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +14,7 @@ from dfdlib.data.cohort import Cohort
 from dfdlib.data.tables_config import TablesConfig, read_config
 from dfdlib.data.tables_read import Tables, open_tables
 from dfdlib.data.tables_values import told, values
-from dfdlib.errors import require, unknown
+from dfdlib.errors import nearest, require, unknown
 
 __all__ = ["code_id", "from_tables", "template"]
 
@@ -256,7 +255,7 @@ def _classes(config: TablesConfig, name: str, words: pd.Series, where: str) -> n
         cells = told(bad.value_counts().to_dict())
         if options is not None:
             near = [word for cell in bad.unique() for word in options
-                    if get_close_matches(cell.casefold(), [word.casefold()])]  # fmt: skip
+                    if nearest(cell, [word])]  # fmt: skip
             hint = f"Did you mean {near[0]!r}?" if near else "Add them to classes"
             raise ValueError(
                 f"{what}{len(bad)} of {words.notna().sum()} labels that are no class "

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from dfdlib.data.times import (
     read_times,
     shape,
 )
-from dfdlib.errors import unknown
+from dfdlib.errors import nearest, suggestion, unknown
 
 _MICROSECONDS = {"minutes": 60_000_000, "hours": 3_600_000_000, "days": 86_400_000_000}
 
@@ -352,15 +351,14 @@ class Tables:
             "HAVING count(DISTINCT position) + count(DISTINCT id) >= 10 ORDER BY item"
         )["item"]
         i, name = absent[0]
-        near = get_close_matches(name.casefold(), [word.casefold() for word in known], n=1)
-        hint = [word for word in known if near and word.casefold() == near[0]]
+        near = nearest(name, known)
         listed = f" ({', '.join(map(str, common[:20]))}{', …' if len(common) > 20 else ''})"
         raise ValueError(
             f"{modality.at(i)}: {name!r} is not a {modality.item} of {modality.file.name}"
             f"{listed if len(common) else f', which holds others ({len(known)})'}. "
             + (
-                f"Did you mean {min(hint)!r}?"
-                if hint
+                f"Did you mean {near!r}?"
+                if near
                 else "Leave it out, or name another; purpose='score' is for new patients"
             )
         )
@@ -646,8 +644,7 @@ class Tables:
         known = file.name.lower().endswith(".parquet") or self.config.words.intersection(header)
         if known:
             return str(unknown(name, header, f"column of {file.name}"))
-        near = get_close_matches(name, [n for n in header if n.isidentifier()], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = suggestion(name, [n for n in header if n.isidentifier()])
         cells = looks_like_cells(header)
         doubt = f", {cells} of them numbers or dates" if cells else ""
         return (

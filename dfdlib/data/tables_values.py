@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from dfdlib.data.shapes import kind_of, shape_of
 from dfdlib.data.tables_config import ModalityConfig, TablesConfig
 from dfdlib.data.tables_files import measure
 from dfdlib.data.tables_read import Tables
+from dfdlib.errors import nearest
 
 _TAKE = {
     "last": "arg_max({0}, (t, {0}))",
@@ -144,7 +144,7 @@ def _levels(config: TablesConfig, modality: ModalityConfig, tables: Tables, n: i
         if not len(strange):
             continue
         near = [level for word in strange.unique() for level in levels
-                if get_close_matches(word.casefold(), [level.casefold()])]  # fmt: skip
+                if nearest(word, [level])]  # fmt: skip
         hint = f" Did you mean {near[0]!r}?" if near else ""
         what = (
             f"{modality.at(column)}: {len(strange)} of {len(words)} values of "

@@ -13,7 +13,6 @@ No expression here asks for the session's zone, so none depends on the machine's
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from zoneinfo import available_timezones
 from dfdlib.data.shapes import shape_of
 from dfdlib.data.sql import text_of
 from dfdlib.data.tables_files import number
-from dfdlib.errors import unknown
+from dfdlib.errors import nearest, unknown
 
 #: Of what a cell may mean, the first moment or the last: a date without a clock is a whole day, and
 #: an hour that the clocks show twice, or never, may be either.
@@ -366,8 +365,8 @@ def check_zone(zone: str, where: str) -> str:
             f"{where}: {zone!r} is no zone by its city. Write for example Europe/Berlin, "
             "America/New_York or UTC"
         )
-    near = get_close_matches(zone, sorted(_zones()), n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else "Write for example Europe/Berlin"
+    near = nearest(zone, sorted(_zones()))
+    hint = f"Did you mean {near!r}?" if near else "Write for example Europe/Berlin"
     raise ValueError(f"{where}: {zone!r} is no zone of the IANA list. {hint}")
 
 

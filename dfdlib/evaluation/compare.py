@@ -369,9 +369,9 @@ def paired_intervals(
     Example:
         >>> gains = np.array([[0.03, 0.05, 0.04], [0.02, -0.02, 0.0]])
         >>> paired_intervals(gains, margin=0.0, names=["a", "b"]).drop(columns="each").round(3)
-           effect    low   high  p_holm       verdict
-        a    0.04  0.004  0.076   0.041          held
-        b    0.00 -0.050  0.050   1.000     undecided
+           effect    low   high  p_holm    verdict
+        a    0.04  0.004  0.076    0.04       held
+        b    0.00 -0.050  0.050    1.00  undecided
     """
     n = each.shape[1]
     if n < 2:
