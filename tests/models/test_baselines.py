@@ -1,7 +1,7 @@
 import math
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from dfdlib.models.group_dro import GroupDRO
 from dfdlib.models.lff import LfF
 from dfdlib.models.m3care import M3Care
 from dfdlib.training import Stage, fit, load_model
+from small_cohorts import random_labels
 
 METHODS = [IRM, VREx, CORAL, GroupDRO]
 TASKS = ["binary", "multiclass", "multilabel"]
@@ -28,12 +29,7 @@ def cohort(n=120, task="binary", seed=0):
     labs = torch.randn(n, 3, generator=generator)
     ecg = torch.randn(n, 2, generator=generator)
     ecg[torch.rand(n, generator=generator) < 0.4] = torch.nan
-    y = {
-        "binary": torch.randint(0, 2, (n,), generator=generator).float(),
-        "multiclass": torch.randint(0, 3, (n,), generator=generator).float(),
-        "multilabel": torch.randint(0, 2, (n, 4), generator=generator).float(),
-    }[task]
-    y[:5] = torch.nan
+    y = random_labels(task, n, generator)
     if task == "multilabel":
         y[9, 2] = torch.nan
     site = np.array(["east", "north", "west"])[torch.randint(0, 3, (n,), generator=generator)]
@@ -263,7 +259,7 @@ import sys
 import torch
 from lightning_fabric import Fabric
 
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_baselines import trained
 
 def work(fabric):
@@ -292,7 +288,11 @@ def trained(fabric=None):
 
 def test_two_processes_give_the_result_of_one(tmp_path):
     script, out = tmp_path / "two.py", tmp_path / "states.pt"
-    script.write_text(TWO_PROCESSES.format(tests=os.path.dirname(__file__), out=str(out)))
+    script.write_text(
+        TWO_PROCESSES.format(
+            tests=[str(folder) for folder in Path(__file__).parents[:2]], out=str(out)
+        )
+    )
     subprocess.run([sys.executable, script], check=True, capture_output=True)
     two = torch.load(out)
     for name, state in trained().items():

@@ -5,6 +5,7 @@ from torch import nn
 from dfdlib.data import Cohort
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
 from dfdlib.models.encoders import VectorEncoder
+from small_cohorts import random_labels
 
 BACKBONES = [GRAPE, TokenTransformer]
 
@@ -16,12 +17,7 @@ def cohort(n=600, task="binary", seed=0):
     ward = torch.randint(0, 4, (n, 1), generator=generator)
     ecg = torch.randn(n, 2, generator=generator)
     ecg[torch.rand(n, generator=generator) < 0.4] = torch.nan
-    y = {
-        "binary": torch.randint(0, 2, (n,), generator=generator).float(),
-        "multiclass": torch.randint(0, 3, (n,), generator=generator).float(),
-        "multilabel": torch.randint(0, 2, (n, 4), generator=generator).float(),
-    }[task]
-    y[:5] = torch.nan
+    y = random_labels(task, n, generator)
     x = {"labs": labs, "ward": ward, "ecg": ecg}
     return Cohort(x=x, kinds={"ward": "categorical"}, y=y, task=task)
 

@@ -11,6 +11,7 @@ from dfdlib.data import Cohort
 from dfdlib.models import DFD, GRAPE, MUSE, Deconfounder, TokenTransformer
 from dfdlib.models.dfd import WEIGHT_OF
 from dfdlib.training import Stage, fit
+from small_cohorts import random_labels, three_modalities
 
 
 def muse(*, d):
@@ -23,15 +24,8 @@ INFORMATION = ["club", "mine", "infonce", "hsic", "dcor"]
 
 def cohort(task="binary", n=60):
     generator = torch.Generator().manual_seed(0)
-    x = {name: torch.randn(n, 2, generator=generator) for name in ("labs", "ecg", "notes")}
-    observed = torch.rand(n, 3, generator=generator) < 0.7
-    observed[:, 0] |= ~observed.any(1)
-    y = {
-        "binary": torch.randint(0, 2, (n,), generator=generator),
-        "multiclass": torch.randint(0, 3, (n,), generator=generator),
-        "multilabel": torch.randint(0, 2, (n, 4), generator=generator),
-    }[task].float()
-    y[:5] = torch.nan
+    x, observed = three_modalities(n, generator)
+    y = random_labels(task, n, generator)
     site = torch.randint(0, 2, (n,), generator=generator).numpy()
     return Cohort(x=x, observed=observed, y=y, task=task, groups={"site": site})
 

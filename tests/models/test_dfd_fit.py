@@ -11,6 +11,7 @@ from dfdlib.data import Cohort
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import DFD, GRAPE, MUSE, Deconfounder, TokenTransformer
 from dfdlib.training import Stage, fit, load_model
+from small_cohorts import labels_of, three_modalities
 
 BACKBONES = [GRAPE, TokenTransformer, MUSE]
 RULES = ["concat", "causal", "marginal", "causal_refit", "bias", "bias_refit"]
@@ -34,14 +35,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 def cohort(task="binary", n=101, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    x = {name: torch.randn(n, 2, generator=generator) for name in ("labs", "ecg", "notes")}
-    observed = torch.rand(n, 3, generator=generator) < 0.7
-    observed[:, 0] |= ~observed.any(1)
-    score = x["labs"] @ torch.randn(2, 3, generator=generator)
-    score = score + 0.3 * torch.randn(n, 3, generator=generator)
-    y = {"binary": score[:, 0] > 0, "multiclass": score.argmax(1), "multilabel": score > 0}[task]
-    y = y.float()
-    y[:5] = torch.nan
+    x, observed = three_modalities(n, generator)
+    y = labels_of(x["labs"], task, generator, noise=0.3)
     site = np.array(["va", "umc"])[torch.randint(0, 2, (n,), generator=generator).numpy()]
     patient = [f"{seed}-{i}" for i in range(n)]
     groups = {"site": site, "patient": patient}

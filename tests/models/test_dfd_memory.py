@@ -11,6 +11,7 @@ from dfdlib.models import DFD, GRAPE, Deconfounder
 from dfdlib.models import memory as memory_module
 from dfdlib.models.memory import Memory
 from dfdlib.training import Stage, fit
+from small_cohorts import labels_of, three_modalities
 
 RULES = ["concat", "causal", "marginal", "causal_refit", "bias", "bias_refit"]
 TASKS = ["binary", "multiclass", "multilabel"]
@@ -23,14 +24,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 def cohort(task="binary", n=60):
     generator = torch.Generator().manual_seed(0)
-    x = {name: torch.randn(n, 2, generator=generator) for name in ("labs", "ecg", "notes")}
-    observed = torch.rand(n, 3, generator=generator) < 0.7
-    observed[:, 0] |= ~observed.any(1)
-    score = x["labs"] @ torch.randn(2, 3, generator=generator)
-    score = score + torch.randn(n, 3, generator=generator)
-    y = {"binary": score[:, 0] > 0, "multiclass": score.argmax(1), "multilabel": score > 0}[task]
-    y = y.float()
-    y[:3] = torch.nan
+    x, observed = three_modalities(n, generator)
+    y = labels_of(x["labs"], task, generator, unknown=3)
     return Cohort(x=x, observed=observed, y=y, task=task)
 
 

@@ -6,6 +6,7 @@ from dfdlib.data import Cohort
 from dfdlib.models import DFD, GRAPE, MUSE, TokenTransformer
 from dfdlib.models.gate import Gate
 from dfdlib.training import Stage, fit
+from small_cohorts import three_modalities
 
 # models of a few steps have the signatures of failure
 pytestmark = pytest.mark.filterwarnings(
@@ -15,9 +16,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def cohort(n=40):
     generator = torch.Generator().manual_seed(0)
-    x = {name: torch.randn(n, 2, generator=generator) for name in ("labs", "ecg", "notes")}
-    observed = torch.rand(n, 3, generator=generator) < 0.7
-    observed[:, 0] |= ~observed.any(1)
+    x, observed = three_modalities(n, generator)
     y = (x["labs"][:, 0] + torch.randn(n, generator=generator) > 0).float()
     return Cohort(x=x, observed=observed, y=y)
 
