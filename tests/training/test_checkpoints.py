@@ -29,7 +29,7 @@ from dfdlib.training import Stage, fit, load_model
 from dfdlib.training import saving as saving_module
 from dfdlib.training.describe import describe, rebuild
 
-FIRST_FORMAT = Path(__file__).parent / "fixtures" / "format-1"
+FIRST_FORMAT = Path(__file__).parents[1] / "fixtures" / "format-1"
 
 
 def cohort(n=60, **more):
