@@ -197,8 +197,8 @@ def _raw(folder: Path) -> tuple[str, pd.DataFrame]:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ValueError(damaged(raw.place, why, SOURCES["adni"])) from None
     except pd.errors.ParserError as error:
-        found = re.search(r"Expected \d+ fields in line \d+, saw \d+", str(error))
-        why = found[0] if found else "its lines cannot be told apart"
+        match = re.search(r"Expected \d+ fields in line \d+, saw \d+", str(error))
+        why = match[0] if match else "its lines cannot be told apart"
         raise ValueError(damaged(raw.place, why, SOURCES["adni"])) from None
     return raw.place, table.rename(columns=names)
 
@@ -224,7 +224,7 @@ def _told_alike(visits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(column: pd.Series, place: str) -> pd.Series:
-    """Read numbers; text is missing, and told."""
+    """Read numbers; text counts as missing, with a warning."""
     if pd.api.types.is_numeric_dtype(column):
         return column.astype(float)
     if not pd.api.types.is_string_dtype(column.dropna()):

@@ -27,7 +27,7 @@ def load(*, n: int = 4_000, part: Part | str = "train", size: int = 16, seed: in
     drawn at random, so an image comes back in many pairs; `truth` holds both images' rows in
     `sklearn.datasets.load_digits()`. Three images in ten of each digit, the same ones for every
     seed, are kept for the part `test`: no image is in both parts. Writers are in both, since who
-    wrote what is not told.
+    wrote what is not recorded.
 
     Args:
         n: Number of pairs.

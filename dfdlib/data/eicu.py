@@ -157,13 +157,13 @@ def _checked(
     task: str, cut_hours: int | float, modalities: Sequence[str], died_in: str
 ) -> list[str]:
     names = [modalities] if isinstance(modalities, str) else list(modalities)
-    for given, options, what in (
+    for choice, options, what in (
         (task, get_args(Task), "task of eICU"),
         (died_in, get_args(Where), "place of death (died_in)"),
         *((name, tuple(MODALITIES), "modality of eICU") for name in names),
     ):
-        if given not in options:
-            raise unknown(given, options, what)
+        if choice not in options:
+            raise unknown(choice, options, what)
     if not 0 < cut_hours <= 240:
         raise ValueError(
             f"cut_hours is {cut_hours!r}: stays of up to ten days are read. Pass hours after "
@@ -193,18 +193,18 @@ def _include(extract: Extract, task: str, cut_hours: int | float, died_in: str) 
 
 def _tell_doubts(extract: Extract) -> None:
     """Say what is missing where a table does not fit the other, or holds another word."""
-    found = {name: int(values[0]) for name, values in extract.fetch(DOUBTS).items()}
+    counts = {name: int(values[0]) for name, values in extract.fetch(DOUBTS).items()}
     patient, hospital = (extract.places((table,)) for table in ("patient", "hospital"))
-    if n := found["unknown"]:
+    if n := counts["unknown"]:
         extract.say(
             f"{patient}: {count_of(n)} stays are in hospitals that {hospital} does not have. Their "
             "region is 'unknown'"
         )
-    if n := found["two"]:
+    if n := counts["two"]:
         extract.say(
             f"{hospital} tells two regions of a hospital: that of {count_of(n)} stays is 'unknown'"
         )
-    if n := found["status"]:
+    if n := counts["status"]:
         extract.say(
             f"{patient}: {count_of(n)} stays have a discharge status that is neither Alive nor "
             "Expired, and no label by it"
@@ -417,7 +417,7 @@ LABELS = {
     "readmission": "coalesce(next_start - start <= 15 * 1440, false)::INT",
 }
 
-# A stay whose hospital stay is not told is one of its own.
+# A stay without a number of its hospital stay counts as a hospital stay of its own.
 _HOSPITAL_STAY = f"coalesce(patienthealthsystemstayid, -{STAY})"
 _FAULT = "(twice OR shared OR coalesce(minutes, 0) < 0 OR start IS NULL)"
 

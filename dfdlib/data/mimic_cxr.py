@@ -247,11 +247,11 @@ def _tell(conversion: Conversion, images: pd.DataFrame, bad: dict[int, str], fol
         FileNotFoundError: Nothing can be read.
     """
     reasons = pd.Series(bad.values(), dtype=object).value_counts(sort=False)
-    told = ", ".join(f"{n} {why}" for why, n in reasons.items())
+    summary = ", ".join(f"{n} {why}" for why, n in reasons.items())
     if len(bad) == len(images):
         conversion.discard()
         raise FileNotFoundError(
-            f"none of the {len(images)} images can be read: {told}. They are looked for as "
+            f"none of the {len(images)} images can be read: {summary}. They are looked for as "
             "files/p10/p<subject_id>/s<study_id>/<dicom_id>.jpg beside the tables. Check root=, "
             "and that files/ is whole"
         )
@@ -264,7 +264,7 @@ def _tell(conversion: Conversion, images: pd.DataFrame, bad: dict[int, str], fol
         _log.warning(
             "%d of %d images cannot be read and are left out: %s. They are listed in %s; call "
             "again when the files have been mended",
-            len(bad), len(images), told, UNREADABLE,
+            len(bad), len(images), summary, UNREADABLE,
         )  # fmt: skip
 
 
@@ -324,13 +324,13 @@ def read_tables(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | 
         "metadata": dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ""),
         "chexpert": tables["chexpert"],
     }
-    found = find(root, wanted, source)
+    files = find(root, wanted, source)
     try:
         split = _read(find(root, {"split": tables["split"]}, source)["split"])
     except FileNotFoundError:
         split = None
-    metadata, chexpert = _read(found["metadata"]), _read(found["chexpert"])
-    return metadata, chexpert, split, found["metadata"].path.parent
+    metadata, chexpert = _read(files["metadata"]), _read(files["chexpert"])
+    return metadata, chexpert, split, files["metadata"].path.parent
 
 
 def _read(raw: Raw) -> pd.DataFrame:
@@ -363,8 +363,8 @@ def _read(raw: Raw) -> pd.DataFrame:
         _refuse(raw, "dicom_id", bad, "letters, digits, dots and hyphens")
     for name in set(LABELS) & set(table.columns):
         values = pd.to_numeric(table[name].replace("", np.nan), errors="coerce")
-        said = table[name] != ""
-        _refuse(raw, name, said & ~values.isin([-1, 0, 1]), "1, 0, -1 or blank")
+        filled = table[name] != ""
+        _refuse(raw, name, filled & ~values.isin([-1, 0, 1]), "1, 0, -1 or blank")
         table[name] = values
     return table
 
@@ -403,10 +403,10 @@ def select(metadata: pd.DataFrame, chexpert: pd.DataFrame) -> tuple[pd.DataFrame
     views = [*FRONTAL, *LATERAL]
     images = images[images["view"].isin(views)]
     steps.append((f"view {', '.join(views)}", images))
-    given = chexpert.drop_duplicates([*key, *LABELS])
-    images = images.merge(given.drop_duplicates(key), on=key)
+    labelled = chexpert.drop_duplicates([*key, *LABELS])
+    images = images.merge(labelled.drop_duplicates(key), on=key)
     steps.append(("study with a row of labels", images))
-    twice = given.loc[given.duplicated(key), "study_id"]
+    twice = labelled.loc[labelled.duplicated(key), "study_id"]
     if images["study_id"].isin(twice).any():
         _warn(f"{twice.nunique()} studies have rows of labels that contradict each other")
         images = images[~images["study_id"].isin(twice)]
@@ -503,5 +503,5 @@ def labels(images: pd.DataFrame, studies: pd.Series, uncertain: Uncertain | str)
         uncertain: what becomes of -1.
     """
     per_study = images.drop_duplicates("study_id").set_index("study_id")[list(LABELS)]
-    given = per_study.loc[studies].fillna(0).to_numpy(float)
-    return np.where(given == -1, {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}[uncertain], given)
+    values = per_study.loc[studies].fillna(0).to_numpy(float)
+    return np.where(values == -1, {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}[uncertain], values)

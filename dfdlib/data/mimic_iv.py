@@ -177,13 +177,13 @@ def _checked(
     task: str, label: str, modalities: Sequence[str], note_embeddings: str | Path | None
 ) -> list[str]:
     names = [modalities] if isinstance(modalities, str) else list(modalities)
-    for given, options, what in (
+    for choice, options, what in (
         (task, get_args(Task), "task of MIMIC-IV"),
         (label, get_args(Label), "label of MIMIC-IV"),
         *((name, (*MODALITIES, "notes"), "modality of MIMIC-IV") for name in names),
     ):
-        if given not in options:
-            raise unknown(given, options, what)
+        if choice not in options:
+            raise unknown(choice, options, what)
     if note_embeddings is not None and "notes" not in names:
         raise ValueError(
             f"note_embeddings is given, but the modalities are {', '.join(names)}. Add 'notes'"
@@ -197,11 +197,11 @@ def _include(extract: Extract, task: str, label: str) -> pd.DataFrame:
     candidates = f"SELECT *, {LABELS[task, label]} AS y FROM ({ADMISSIONS})"
     flow = include(extract, candidates, rules, "hospital admissions")
     for name in ("admittime", "dischtime"):
-        found = extract.fetch(
+        counts = extract.fetch(
             f"SELECT count({name}) AS n, count(*) FILTER ({name} = date_trunc('day', {name})) "
             "AS midnight FROM unit"
         )
-        n, midnight = int(found["n"][0]), int(found["midnight"][0])
+        n, midnight = int(counts["n"][0]), int(counts["midnight"][0])
         tell_midnights(extract, "admissions", midnight, n, name)
     return flow
 
@@ -219,9 +219,9 @@ _LABS = " OR ".join(f"contains(label, '{label}')" for label in LAB_LABELS)
 
 
 def _race(*starts: str) -> Feature:
-    """Whether the race told begins with one of these; missing where none is told."""
-    told = "race IS NOT NULL AND NOT regexp_matches(race, '^(UNKNOWN|UNABLE|PATIENT DECLINED)')"
-    return Feature(f"CASE WHEN {told} THEN regexp_matches(race, '^({'|'.join(starts)})')::INT END")
+    """Whether the recorded race begins with one of these; missing where none is recorded."""
+    known = "race IS NOT NULL AND NOT regexp_matches(race, '^(UNKNOWN|UNABLE|PATIENT DECLINED)')"
+    return Feature(f"CASE WHEN {known} THEN regexp_matches(race, '^({'|'.join(starts)})')::INT END")
 
 
 def _icd(table: str, time: str, recorded: str) -> Events:
@@ -383,11 +383,11 @@ def embedded_notes(extract: Extract, file: Any, key: str, n: int) -> pd.DataFram
             f"{path.name}, row {row}: {key} is that of a row before. Keep one embedding per {key}"
         )
     unit = extract.fetch("SELECT id FROM unit ORDER BY position")["id"]
-    found = table.set_index(key).reindex(unit)
-    if found.isna().all(axis=None):
+    embeddings = table.set_index(key).reindex(unit)
+    if embeddings.isna().all(axis=None):
         raise ValueError(f"{path.name} has nobody of the cohort. Check its column {key!r}")
-    assert len(found) == n  # ids of the cohort are unique
-    return found.reset_index(drop=True)
+    assert len(embeddings) == n  # ids of the cohort are unique
+    return embeddings.reset_index(drop=True)
 
 
 # ---------------- which admissions are in the cohort, and what is predicted

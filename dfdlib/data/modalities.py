@@ -60,21 +60,21 @@ def modalities(
                 f"{name!r} cannot name a modality: pass a string without '.' and '+', "
                 "which stand for features and patterns"
             )
-    for given, what in ((kinds, "kinds"), (x_observed, "x_observed")):
-        if given is not None and not isinstance(given, Mapping):
+    for mapping, what in ((kinds, "kinds"), (x_observed, "x_observed")):
+        if mapping is not None and not isinstance(mapping, Mapping):
             raise ValueError(
-                f"{what} is a {type(given).__name__}. Pass a dict by modality: "
+                f"{what} is a {type(mapping).__name__}. Pass a dict by modality: "
                 f"{what}={{{next(iter(x))!r}: ...}}"
             )
-        for name in given or {}:
+        for name in mapping or {}:
             if name not in x:
                 raise unknown(name, x, f"modality, but stands in {what}")
     read = {name: _read(name, x[name], (kinds or {}).get(name)) for name in x}
     n = _common_length({name: len(values) for name, (_, values, _) in read.items()})
-    told = None if observed is None else modality_mask(observed, n, tuple(x))
+    mask = None if observed is None else modality_mask(observed, n, tuple(x))
     result = {}
     for column, (name, (kind, values, features)) in enumerate(read.items()):
-        by_row = None if told is None else told[:, column]
+        by_row = None if mask is None else mask[:, column]
         by_feature = None
         if x_observed and name in x_observed:
             shape = () if isinstance(values, Ragged) else values.shape
@@ -99,10 +99,10 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
         if kind not in (None, "image"):
             raise ValueError(f"modality {name!r} holds Images. Leave out kinds={{{name!r}: ...}}")
         images = value if isinstance(value, Images) else Images(value)
-        _check_channels(name, images.shape, told=kind is not None)
+        _check_channels(name, images.shape, declared=kind is not None)
         return "image", images, ()
     rows = value if isinstance(value, Ragged) else _rows(value)
-    guess, told = value if rows is None else rows, kind is not None
+    guess, declared = value if rows is None else rows, kind is not None
     kind = _guess(name, guess) if kind is None else cast(Kind, kind)
     if kind in ("codes", "series"):
         return kind, _read_rows(name, guess, kind), ()
@@ -117,7 +117,7 @@ def _read(name: str, value: Any, kind: str | None) -> tuple[Kind, Any, tuple[str
     if 0 in array.shape[1:]:
         raise ValueError(f"modality {name!r} has shape {array.shape}: no feature. Leave it out")
     if kind == "image":
-        _check_channels(name, array.shape, told=told)
+        _check_channels(name, array.shape, declared=declared)
         return kind, array if array.dtype == np.uint8 else array.astype(np.float32), ()
     features = tuple(f"{name}_{i}" for i in range(array.shape[1]))
     if isinstance(value, pd.DataFrame):
@@ -145,17 +145,17 @@ def _received(name: str, value: Any) -> Any:
     return plain(value, f"modality {name!r}")
 
 
-def _check_channels(name: str, shape: tuple[int, ...], *, told: bool) -> None:
+def _check_channels(name: str, shape: tuple[int, ...], *, declared: bool) -> None:
     """Stop where the channels seem to come last: they would be read as the width."""
     if shape[1] in (1, 2, 3, 4) or shape[3] not in (1, 3, 4):
         return
-    said = (
+    message = (
         f"modality {name!r} has shape {shape}: {shape[1]} channels of {shape[2]} × {shape[3]} "
         f"pixels? If the channels come last, pass np.moveaxis({name}, -1, 1)"
     )
-    if not told:
-        raise ValueError(f"{said}; if not, kinds={{{name!r}: 'image'}}")
-    warnings.warn(said, UserWarning, stacklevel=4)
+    if not declared:
+        raise ValueError(f"{message}; if not, kinds={{{name!r}: 'image'}}")
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _rows(value: Any) -> list[Any] | None:
@@ -265,8 +265,8 @@ def _close_array(
         if kind == "image":
             seen = np.asarray(seen.any(axis=1, keepdims=True))
         seen = np.broadcast_to(seen, flat.shape)
-    told = by_row is not None or by_feature is not None
-    _refuse_non_finite(name, flat, seen, features, told)
+    masked = by_row is not None or by_feature is not None
+    _refuse_non_finite(name, flat, seen, features, masked)
     if kind == "categorical":
         _refuse_no_category(name, flat, seen, features)
     filled = np.where(seen, flat, flat.dtype.type(0)).reshape(values.shape)
@@ -300,20 +300,20 @@ def _close_images(name: str, images: Images, by_row: np.ndarray | None) -> Modal
     """Settle which rows have an image; no pixel is read."""
     there = images.rows >= 0
     if by_row is not None:
-        told = torch.from_numpy(np.array(by_row))
-        if bool((told & ~there).any()):
-            row = int((told & ~there).int().argmax())
+        mask = torch.from_numpy(np.array(by_row))
+        if bool((mask & ~there).any()):
+            row = int((mask & ~there).int().argmax())
             raise ValueError(
                 f"modality {name!r}: row {row} is marked as observed but has no image. Leave out "
                 "observed=, or pass the position of its image"
             )
-        there = told
+        there = mask
     rows = torch.where(there, images.rows, -1)
     return Modality("image", Images(images.pixels, rows), there, None, ())
 
 
 def _refuse_non_finite(
-    name: str, values: np.ndarray, seen: np.ndarray, features: tuple[str, ...], told: bool
+    name: str, values: np.ndarray, seen: np.ndarray, features: tuple[str, ...], masked: bool
 ) -> None:
     if values.dtype.kind != "f":
         return
@@ -323,13 +323,13 @@ def _refuse_non_finite(
     row, column = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
     place = f"row {row}, " + (f"column {features[column]!r}" if features else f"pixel {column}")
     value = values[row, column]
-    if told and features:
+    if masked and features:
         advice = f"Pass x_observed={{{name!r}: np.isfinite({name})}}, or no mask: NaN is missing"
     elif np.isnan(value):
         advice = "Fill it, or make the whole image NaN or unobserved"
     else:
         advice = f"If it is missing, write NaN: np.where(np.isinf({name}), np.nan, {name})"
-    marked = "is marked as observed but holds" if told else "holds"
+    marked = "is marked as observed but holds" if masked else "holds"
     raise ValueError(f"modality {name!r}: {place} {marked} {value}, which is no value. {advice}")
 
 

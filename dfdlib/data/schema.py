@@ -100,39 +100,39 @@ class Schema:
         tuples = {key: {k: tuple(v) for k, v in stored[key].items()} for key in _TUPLES}
         return cls(**{**stored, **tuples, "names": tuple(stored["names"])})
 
-    def check(self, given: "Schema", *, labels: bool = False) -> None:
+    def check(self, other: "Schema", *, labels: bool = False) -> None:
         """Refuse a cohort that a model made for this schema would misread.
 
         Modalities may stand in another order, and some may be absent. Columns have to be the same,
         in the same order, wherever both sides name them.
 
         Args:
-            given: The cohort's schema.
+            other: The cohort's schema.
             labels: Whether the labels have to fit too, as in training.
 
         Raises:
             ValueError: Says what differs, and what to pass.
         """
-        for name in given.names:
+        for name in other.names:
             if name not in self.names:
                 raise unknown(name, self.names, "modality of this model")
-            if given.kinds[name] != self.kinds[name]:
+            if other.kinds[name] != self.kinds[name]:
                 raise ValueError(
-                    f"{name!r} is of kind {given.kinds[name]!r} here, and the model was made for "
+                    f"{name!r} is of kind {other.kinds[name]!r} here, and the model was made for "
                     f"{self.kinds[name]!r}. Pass kinds={{{name!r}: {self.kinds[name]!r}}} to Cohort"
                 )
-            self._check_columns(name, given)
-        if labels and (given.task, given.n_classes) != (self.task, self.n_classes):
+            self._check_columns(name, other)
+        if labels and (other.task, other.n_classes) != (self.task, self.n_classes):
             raise ValueError(
-                f"the labels are {given.task} with {given.n_classes} classes here, and the model "
+                f"the labels are {other.task} with {other.n_classes} classes here, and the model "
                 f"was made for {self.task} with {self.n_classes}. Make it with schema=train.schema"
             )
 
-    def _check_columns(self, name: str, given: "Schema") -> None:
-        ours, theirs = self.features[name], given.features[name]
-        if given.sizes[name] != self.sizes[name]:
+    def _check_columns(self, name: str, other: "Schema") -> None:
+        ours, theirs = self.features[name], other.features[name]
+        if other.sizes[name] != self.sizes[name]:
             raise ValueError(
-                f"{name!r} has size {given.sizes[name]} here, and the model was made for "
+                f"{name!r} has size {other.sizes[name]} here, and the model was made for "
                 f"{self.sizes[name]}: {', '.join(ours)}. Pass these columns, in this order"
             )
         numbered = tuple(f"{name}_{i}" for i in range(len(ours)))

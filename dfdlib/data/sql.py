@@ -114,25 +114,25 @@ def verified(file: Path) -> Iterator[None]:
         yield
         return
     stop = threading.Event()
-    found: list[str | None] = []
+    damage: list[str | None] = []
     checker = threading.Thread(
-        target=lambda: found.append(_damage(file, stop)), name="dfdlib-gzip", daemon=True
+        target=lambda: damage.append(_damage(file, stop)), name="dfdlib-gzip", daemon=True
     )
     checker.start()
     try:
         yield
     except Exception:
         checker.join()
-        if found and found[0]:
-            raise DamagedError(found[0]) from None
+        if damage and damage[0]:
+            raise DamagedError(damage[0]) from None
         raise
     except BaseException:
         stop.set()
         checker.join()
         raise
     checker.join()
-    if found and found[0]:
-        raise DamagedError(found[0])
+    if damage and damage[0]:
+        raise DamagedError(damage[0])
 
 
 def _damage(file: Path, stop: threading.Event) -> str | None:
@@ -156,18 +156,18 @@ def _damage(file: Path, stop: threading.Event) -> str | None:
                     member.decompress(data)
                     data, member = member.unused_data, None if member.eof else member
     except zlib.error as error:
-        told = str(error)
-        if "data check" in told:
+        message = str(error)
+        if "data check" in message:
             return "the gzip checksum does not fit what is in it"
-        if "length check" in told:
+        if "length check" in message:
             return "the gzip length does not fit what is in it"
-        return other if "compression method" in told else "the gzip stream is damaged"
+        return other if "compression method" in message else "the gzip stream is damaged"
     except OSError as error:
         return f"it cannot be read ({error.strerror or type(error).__name__})"
     return None if member is None else "the gzip stream ends early"
 
 
-# ---------------------------------------------------------------- what DuckDB said
+# ---------------------------------------------------------------- errors of DuckDB
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Fault:
 
 
 def fault(error: BaseException) -> Fault:
-    """Say in our words what DuckDB said; a message that is not known is not repeated."""
+    """Explain an error of DuckDB; a message that is not known is not repeated."""
     import duckdb
 
     message = str(error)
@@ -210,23 +210,23 @@ def fault(error: BaseException) -> Fault:
     numbered = re.search(r"CSV Error on Line: (\d+)", message)
     line = int(numbered[1]) if numbered else None
     # what follows the line itself: a cell may hold any of the words below
-    told = message if numbered is None else _after_line(message)
-    if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", told):
-        return Fault("width", f"{found[2]} cells where the header has {found[1]}", line)
-    if found := _CELL.search(message) or _MOMENT.search(message):
-        shape = shape_of(found["cell"])
-        wanted = _WANTED.get(found["type"].upper(), "another type")
-        column = found["before"] or found["after"]
+    text = message if numbered is None else _after_line(message)
+    if match := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text):
+        return Fault("width", f"{match[2]} cells where the header has {match[1]}", line)
+    if match := _CELL.search(message) or _MOMENT.search(message):
+        shape = shape_of(match["cell"])
+        wanted = _WANTED.get(match["type"].upper(), "another type")
+        column = match["before"] or match["after"]
         return Fault("cell", f"{shape} where {wanted} belongs", line, column, shape)
-    if "unterminated quote" in told:
+    if "unterminated quote" in text:
         return Fault(
             "quote",
             "a quotation mark is opened and never closed, or text follows a closed one",
             line,
         )
-    if "unicode" in told or "utf-8" in told:
+    if "unicode" in text or "utf-8" in text:
         return Fault("encoding", "it is not UTF-8 text", line)
-    if "Maximum line size" in told:
+    if "Maximum line size" in text:
         return Fault("long", "a line of over 2 million characters", line)
     if numbered is None:
         if "state machine" in message:

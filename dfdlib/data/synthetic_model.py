@@ -209,8 +209,8 @@ def _availability(options: Options, modality: str) -> Callable[..., Any]:
         "mnar_self ecg": lambda A_ecg, u: u < observe(A_ecg),
         "mnar_self notes": lambda A_notes, u: u < observe(A_notes),
     }
-    own = options.missing == "mnar_self"
-    return drivers[f"{options.missing} {modality}" if own else options.missing]
+    masks_itself = options.missing == "mnar_self"
+    return drivers[f"{options.missing} {modality}" if masks_itself else options.missing]
 
 
 # ---------------- what somebody who knows the model predicts, in closed form
@@ -240,9 +240,9 @@ def answer(
         there = {m: bool(o) for m, o in zip(MODALITIES, observed[rows[0]], strict=True)}
         for part in np.split(rows, range(CHUNK, len(rows), CHUNK)):
             seen = [MODALITIES.index(m) for m in options.causal if there[m]]
-            told = [MODALITIES.index(m) for m in options.spurious if there[m]]
+            spurious = [MODALITIES.index(m) for m in options.spurious if there[m]]
             p_do[part], p_obs[part] = _one_pattern(
-                options, there, causes[part][:, seen], shown[part][:, told]
+                options, there, causes[part][:, seen], shown[part][:, spurious]
             )
     return p_do, p_obs
 

@@ -13,7 +13,7 @@ from dfdlib.data.arrays import code_id
 from dfdlib.data.cohort import Cohort
 from dfdlib.data.tables_config import TablesConfig, read_config
 from dfdlib.data.tables_read import Tables, open_tables
-from dfdlib.data.tables_values import told, values
+from dfdlib.data.tables_values import tally, values
 from dfdlib.errors import nearest, require, unknown
 
 __all__ = ["code_id", "from_tables", "template"]
@@ -228,14 +228,14 @@ def _labels(config: TablesConfig, tables: Tables, ids: pd.Series) -> np.ndarray 
             f"config['label']['file']: rows {rows[0]} and {rows[1]} of {config.label_file.name} "
             f"have the same {config.id!r}. Keep one label per row of the cohort"
         )
-    given = table.set_index(config.id).reindex(ids)
-    if given.isna().all(axis=None):
+    by_id = table.set_index(config.id).reindex(ids)
+    if by_id.isna().all(axis=None):
         raise ValueError(
             f"config['label']: no row of {config.file.name} has a label in "
             f"{config.label_file.name}. Write {config.id!r} alike in both, or leave label out"
         )
     columns = [
-        _classes(config, name, given[name], f"config['label']['columns'][{i}]")
+        _classes(config, name, by_id[name], f"config['label']['columns'][{i}]")
         for i, name in enumerate(config.label)
     ]
     return np.column_stack(columns) if config.task == "multilabel" else columns[0]
@@ -252,7 +252,7 @@ def _classes(config: TablesConfig, name: str, words: pd.Series, where: str) -> n
     bad = words[words.notna() & read.isna()]
     what = f"{where}: {name!r} of {config.label_file.name} holds "
     if len(bad):
-        cells = told(bad.value_counts().to_dict())
+        cells = tally(bad.value_counts().to_dict())
         if options is not None:
             near = [word for cell in bad.unique() for word in options
                     if nearest(cell, [word])]  # fmt: skip

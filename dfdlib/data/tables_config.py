@@ -222,13 +222,13 @@ def _load(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         # what YAML says repeats the line, and the file may be a table that was named by mistake
         mark = error.problem_mark
-        told = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        told += "a colon, a blank, a quotation mark or a bracket is wrong or missing"
+        problem = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        problem += "a colon, a blank, a quotation mark or a bracket is wrong or missing"
     except UnicodeDecodeError:
-        told = "it is not UTF-8 text"
+        problem = "it is not UTF-8 text"
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = f"it cannot be understood ({type(error).__name__})"
-    raise ValueError(f"{path.name} is no YAML: {told}. Compare it with the template")
+        problem = f"it cannot be understood ({type(error).__name__})"
+    raise ValueError(f"{path.name} is no YAML: {problem}. Compare it with the template")
 
 
 def _shown(value: Any) -> str:
@@ -263,11 +263,11 @@ def _cut(time: _Node) -> float | None:
 
 def _time(node: _Node, key: str) -> tuple[str | None, Clock]:
     """A column of times: its name, or a mapping that says more of it."""
-    given = node.get(key)
-    if not isinstance(given, Mapping):
+    value = node.get(key)
+    if not isinstance(value, Mapping):
         return node.text(key), Clock()
-    told = _Node(given, node.place(key), ("column", "format", "zone"))
-    return told.text("column", required=True), _clock(told)
+    entry = _Node(value, node.place(key), ("column", "format", "zone"))
+    return entry.text("column", required=True), _clock(entry)
 
 
 def _clock(node: _Node) -> Clock:
@@ -292,16 +292,16 @@ def _modality(name: str, entry: Any, folder: Path, file: Path, *, timed: bool) -
                 f"columns: [{', '.join(map(str, columns))}]"
             )
         levels = tuple(
-            _words(given, f"{where}['columns'][{column!r}]") for column, given in columns.items()
+            _words(words, f"{where}['columns'][{column!r}]") for column, words in columns.items()
         )
         columns = list(columns)
-    given = node.text("file")
+    file_name = node.text("file")
     time, clock = _time(node, "time")
     modality = ModalityConfig(
         name=name,
         where=where,
         kind=kind,
-        file=file if given is None else folder / given,
+        file=file if file_name is None else folder / file_name,
         columns=_words(columns, f"{where}['columns']"),
         levels=levels,
         time=time,

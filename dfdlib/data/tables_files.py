@@ -1,4 +1,4 @@
-"""Files of a user's own tables: how DuckDB is told to read them, and expressions over text."""
+"""Files of a user's own tables: how DuckDB reads them, and expressions over text."""
 
 import csv
 import gzip

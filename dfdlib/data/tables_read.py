@@ -75,7 +75,7 @@ class Tables:
     Args:
         config: What was read from the YAML file.
         connection: DuckDB, with its memory limit set.
-        notes: What the reader of the cohort has to be told, in the order in which it was found.
+        notes: Messages for the reader of the cohort, in the order in which they arose.
     """
 
     # not annotated as DuckDB's class, which type checkers at run time keep past its shutdown
@@ -122,7 +122,7 @@ class Tables:
             ).format
         self.connection.register("given_rows", rows)
         self.connection.execute("CREATE TEMP TABLE row_of AS SELECT * FROM given_rows")
-        # from here on rows are told by their position, so files may be read out of order
+        # from here on rows are known by their position, so files may be read out of order
         self.connection.execute("SET preserve_insertion_order = false")
 
     def open_cells(self, modality: ModalityConfig) -> None:
@@ -212,8 +212,8 @@ class Tables:
                 "CASE WHEN contains(told, '0:00') "
                 "THEN regexp_matches(told, '[T ]00?:00(:00([.]0+)?)?$') ELSE false END"
             )
-        told = "NULL" if time is None else "dfdlib_e.dfdlib_told"
-        mine = "r.position IS NOT NULL"
+        written = "NULL" if time is None else "dfdlib_e.dfdlib_told"
+        in_cohort = "r.position IS NOT NULL"
         with self._reading(modality.file):
             self.connection.execute(f"""
                 CREATE OR REPLACE TEMP TABLE seen AS
@@ -222,9 +222,10 @@ class Tables:
                 FROM (
                     SELECT r.position,
                         CASE WHEN r.position IS NULL THEN dfdlib_e.dfdlib_id END AS id,
-                        dfdlib_e.dfdlib_row AS row, CASE WHEN {mine} THEN {t} END AS t,
-                        CASE WHEN {mine} THEN dfdlib_e.dfdlib_number END AS number, {told} AS told,
-                        {item} AS item, CASE WHEN {mine} THEN {text} END AS text
+                        dfdlib_e.dfdlib_row AS row, CASE WHEN {in_cohort} THEN {t} END AS t,
+                        CASE WHEN {in_cohort} THEN dfdlib_e.dfdlib_number END AS number,
+                        {written} AS told,
+                        {item} AS item, CASE WHEN {in_cohort} THEN {text} END AS text
                     FROM (
                         SELECT *, hash(dfdlib_e) AS dfdlib_row,
                             {self._cell(quoted(self.config.id))} AS dfdlib_id,
@@ -259,33 +260,33 @@ class Tables:
         if file in self._met:
             return
         where, column = self._places[file], self.config.id
-        rows, found, patients, others = map(
+        rows, matched, patients, others = map(
             int,
             self._one(
                 "SELECT count(*), count(position), count(DISTINCT position), count(id) FROM seen"
             ),
         )
         self._met.add(file)
-        empty = rows - found - others
+        empty = rows - matched - others
         self.connection.execute(
             "CREATE OR REPLACE TEMP TABLE theirs AS "
             "SELECT id, count(*) AS n FROM seen WHERE id IS NOT NULL GROUP BY id"
         )
         ours = int(self._one("SELECT count(*) FROM row_of")[0])
-        told = f"{others} of {rows} rows of {file.name} have an {column!r} that is not in "
-        told += self.config.file.name
+        mismatch = f"{others} of {rows} rows of {file.name} have an {column!r} that is not in "
+        mismatch += self.config.file.name
         way, alike = self._written_alike() if others else ("", 0)
-        if not found and not self.config.scoring:
+        if not matched and not self.config.scoring:
             raise ValueError(self._no_one(file, rows, way, alike))
         if alike:
             self.notes.append(
-                f"{where}: {told}; {alike} of them would be without {way}. Write {column!r} alike "
-                "in both files"
+                f"{where}: {mismatch}; {alike} of them would be without {way}. Write {column!r} "
+                "alike in both files"
             )
-        elif others and ours >= 20 and max(found / rows, patients / ours) < _SMALL:
+        elif others and ours >= 20 and max(matched / rows, patients / ours) < _SMALL:
             self.notes.append(
-                f"{where}: {told}, and {patients} of {ours} have a row there. Are both files of "
-                "one extract?"
+                f"{where}: {mismatch}, and {patients} of {ours} have a row there. Are both files "
+                "of one extract?"
             )
         if empty:
             self.notes.append(
@@ -304,9 +305,9 @@ class Tables:
             f"(SELECT {form.format('id')} FROM row_of)), 0)"
             for form in forms.values()
         )
-        found = [int(n) for n in self._one(f"SELECT {counts} FROM theirs")]
-        most = max(found)
-        return list(forms)[found.index(most)], most
+        matches = [int(n) for n in self._one(f"SELECT {counts} FROM theirs")]
+        most = max(matches)
+        return list(forms)[matches.index(most)], most
 
     def _no_one(self, file: Path, rows: int, way: str, alike: int) -> str:
         """The refusal of a file in which no id is one of the patients' file."""
@@ -340,8 +341,8 @@ class Tables:
 
     def _refuse_unmeasured(self, modality: ModalityConfig) -> None:
         """Refuse an item that the file never holds; others are shown where ten ids have them."""
-        found = self.fetch("SELECT DISTINCT item FROM seen")
-        known = {str(name) for name in found["item"] if isinstance(name, str)}
+        items = self.fetch("SELECT DISTINCT item FROM seen")
+        known = {str(name) for name in items["item"] if isinstance(name, str)}
         absent = [(i, name) for i, name in enumerate(modality.columns) if name not in known]
         self._tell_of_spelling(modality, known)
         if not absent:
@@ -406,16 +407,16 @@ class Tables:
         bad = ~np.isfinite(zero)
         if bad.any():
             row = int(bad.argmax())
-            told = texts[row]
-            if told is None:
+            written = texts[row]
+            if written is None:
                 raise ValueError(
                     f"{where}: row {row + 1} of {file.name} has no {start!r}. Leave the row out, "
                     "or fill its time zero in"
                 )
-            others = " beside dates" if stamped.any() and is_number(told) else ""
+            others = " beside dates" if stamped.any() and is_number(written) else ""
             raise ValueError(
-                f"{where}: row {row + 1} of {file.name} holds {shape(told)}{others}, which is no "
-                f"time{self._advice(told, start, 'start', stamped=True)}"
+                f"{where}: row {row + 1} of {file.name} holds {shape(written)}{others}, which is "
+                f"no time{self._advice(written, start, 'start', stamped=True)}"
             )
         if stamped.any():
             if zoned.any() and not zoned.all():
@@ -440,14 +441,14 @@ class Tables:
         dated = self.fetch(f"SELECT bool_or({_DATED.format('x')}) AS any FROM given_numbers")["any"]
         if not (dated[0] or doubtful):
             return
-        told = str(texts[0])
-        form = format_for(told)
+        written = str(texts[0])
+        form = format_for(written)
         advice = "Write whole dates" if form is None else f"Say so: {_line('start', start, form)}"
         raise ValueError(
             f"config['time']['start']: {start!r} of {self.config.file.name} holds numbers "
-            f"({shape(told)} in row 1) that may be dates. {advice}, or format: number where they "
-            f"are {self.config.unit} since some zero (formats: {', '.join(FORMATS)}, or a pattern "
-            'such as "%d.%m.%Y")'
+            f"({shape(written)} in row 1) that may be dates. {advice}, or format: number where "
+            f"they are {self.config.unit} since some zero (formats: {', '.join(FORMATS)}, or a "
+            'pattern such as "%d.%m.%Y")'
         )
 
     def _kind(self, file: Path, column: str) -> str:
@@ -676,7 +677,7 @@ class Tables:
                 raise ValueError(
                     f"{where}: {file.name} is no table. Save it as one of {', '.join(SUFFIXES)}"
                 )
-            with self._told(file):
+            with self._explained(file):
                 self._sources[file], self._types[file] = open_file(file, self.connection)
         return self._types[file]
 
@@ -702,7 +703,7 @@ class Tables:
     @contextmanager
     def _reading(self, file: Path) -> Iterator[None]:
         """Name the file in what goes wrong, and verify its checksum when it is read first."""
-        with self._told(file):
+        with self._explained(file):
             if file in self._verified:
                 yield
             else:
@@ -711,7 +712,7 @@ class Tables:
                 self._verified.add(file)
 
     @contextmanager
-    def _told(self, file: Path) -> Iterator[None]:
+    def _explained(self, file: Path) -> Iterator[None]:
         """Name the file in what DuckDB says of it, and leave out what it repeats of the file."""
         import duckdb
 
@@ -721,17 +722,17 @@ class Tables:
             raise
         except (duckdb.Error, OSError, ValueError) as error:
             how = "Save it anew: UTF-8, one line of column names, the same number of cells in each"
-            told = str(error)  # ours; the others repeat a line, or a path
+            reason = str(error)  # ours; the others repeat a line, or a path
             if isinstance(error, duckdb.Error):
-                told = str(fault(error))
+                reason = str(fault(error))
             elif isinstance(error, OSError):
-                told, how = error.strerror or type(error).__name__, "See whether it may be read"
-            if "gzip" in told:
+                reason, how = error.strerror or type(error).__name__, "See whether it may be read"
+            if "gzip" in reason:
                 how = "Copy it, or compress it, once more"
             elif file.name.lower().endswith(".parquet"):
                 how = "Copy it, or write it, once more"
             raise ValueError(
-                f"{self._places[file]}: {file.name} cannot be read: {told}. {how}"
+                f"{self._places[file]}: {file.name} cannot be read: {reason}. {how}"
             ) from None
 
 

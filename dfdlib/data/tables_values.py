@@ -42,7 +42,7 @@ def values(config: TablesConfig, tables: Tables, modality: ModalityConfig, n: in
     return grid
 
 
-def told(cells: Mapping[str, int]) -> str:
+def tally(cells: Mapping[str, int]) -> str:
     """Say what kinds of things cells hold, and how many of each; no cell is repeated.
 
     Args:
@@ -88,20 +88,20 @@ _ADVICE = {
 def _refuse_words(config: TablesConfig, tables: Tables, modality: ModalityConfig) -> None:
     """Refuse words in columns of numbers, unless they count as missing."""
     value = measure("text")
-    found = pd.DataFrame(
+    refused = pd.DataFrame(
         tables.fetch(
             f"SELECT flag, text, count(*) AS n FROM cell WHERE {value} IS NULL "
             "GROUP BY flag, text ORDER BY flag, n DESC, text LIMIT 100000"
         )
     )
-    for flag, rows in found.groupby("flag"):
+    for flag, rows in refused.groupby("flag"):
         column = int(flag)
         cells = dict(zip(rows["text"], rows["n"].astype(int), strict=True))
         n = sum(cells.values())
         what = (
             f"{modality.at(column)}: {modality.columns[column]!r} of {modality.file.name} holds "
             f"{n} value{'s' if n > 1 else ''} that {'are' if n > 1 else 'is'} no "
-            f"number{'s' if n > 1 else ''}: {told(cells)}"
+            f"number{'s' if n > 1 else ''}: {tally(cells)}"
         )
         if config.text == "error":
             how = advice(cells)
@@ -149,7 +149,7 @@ def _levels(config: TablesConfig, modality: ModalityConfig, tables: Tables, n: i
         what = (
             f"{modality.at(column)}: {len(strange)} of {len(words)} values of "
             f"{modality.columns[column]!r} of {modality.file.name} are no level "
-            f"({', '.join(levels)}): {told(strange.value_counts().to_dict())}."
+            f"({', '.join(levels)}): {tally(strange.value_counts().to_dict())}."
         )
         if config.text == "error" and not config.scoring:
             raise ValueError(f"{what}{hint or ' Add them to the levels'}")

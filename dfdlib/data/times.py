@@ -137,8 +137,8 @@ def read_times(
     there = f"CASE WHEN {cell} IS NOT NULL THEN {{}} END"
     typed = _typed(column, kind, edge)
     if typed is not None:
-        own = clock.format is None or (clock.format == "duration" and "duration" in typed)
-        if not own:
+        by_type = clock.format is None or (clock.format == "duration" and "duration" in typed)
+        if not by_type:
             raise ValueError(
                 f"is stored as {_plain(kind)}, so format: {_shown(clock.format)} does not fit. "
                 "Leave the format out"
@@ -220,10 +220,12 @@ def _iso(cell: str, text: str, clock: Clock, edge: Edge) -> tuple[str, str]:
     moment = _plausible(f"epoch_us(TRY_CAST({utc} AS TIMESTAMP WITH TIME ZONE)){more}")
     if clock.zone is not None:
         plain, wall = _in_zone(plain, clock.zone, edge), _in_zone(wall, clock.zone, edge)
-    told = f"CASE WHEN {usual} THEN {plain} WHEN {naive} THEN {wall} WHEN {zoned} THEN {moment} END"
+    parsed = (
+        f"CASE WHEN {usual} THEN {plain} WHEN {naive} THEN {wall} WHEN {zoned} THEN {moment} END"
+    )
     # of what was read as a time, a sign or a letter behind the first colon is an offset
     offset = f"CASE WHEN {usual} THEN false ELSE regexp_matches({text}, ':.*([-+]|[A-Z]$)') END"
-    return told, "true" if clock.zone is not None else f"({offset})"
+    return parsed, "true" if clock.zone is not None else f"({offset})"
 
 
 def _spans(text: str) -> str:
@@ -441,8 +443,8 @@ def shape(text: str) -> str:
         r"[-+]?\d+:\d{2}(:\d{2}(\.\d+)?)?": "a clock without a date",
         r"(?i)-?\d+ days?.*|-?P[\dT].*": "a duration",
     }
-    found = (kind for pattern, kind in kinds.items() if re.fullmatch(pattern, text, re.DOTALL))
-    return next(found, shape_of(text))
+    shapes = (kind for pattern, kind in kinds.items() if re.fullmatch(pattern, text, re.DOTALL))
+    return next(shapes, shape_of(text))
 
 
 def format_for(text: str) -> str | None:
@@ -464,14 +466,14 @@ def format_for(text: str) -> str | None:
     for pattern, form in _WRITTEN.items():
         if re.fullmatch(pattern, text, re.IGNORECASE):
             return f'"{form}"'
-    found = re.fullmatch(
+    parts = re.fullmatch(
         r"(?i)\d{1,2}([-./ ])(\d{1,2}|[^\W\d_]+)[-./ ](\d{4}|\d{2})"
         r"(?:([ T,]+)\d{1,2}:\d{2}(:\d{2})?( ?)([ap]m)?)?",
         text,
     )
-    if found is None:
+    if parts is None:
         return None
-    mark, month, year, gap, seconds, space, half = found.groups()
+    mark, month, year, gap, seconds, space, half = parts.groups()
     month = "%m" if month.isdigit() else ("%b" if len(month) == 3 else "%B")
     form = f"%d{mark}{month}{mark}{'%Y' if len(year) == 4 else '%y'}"
     if mark == "/" and month == "%m" and (half or int(text.split("/")[1]) > 12):

@@ -19,14 +19,14 @@ _FORMATS = {
     kind: ", ".join(text_of(f"%Y-%m-%d{clock}") for clock in clocks)
     for kind, clocks in {"TIMESTAMP": _CLOCKS, "DATE": ("", *_CLOCKS)}.items()
 }
-#: As nearly all files write times and days; told so, DuckDB's own reader refuses all else.
+#: As nearly all files write times and days; given these, DuckDB's own reader refuses all else.
 USUAL_TIMES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
 _YEARS = "BETWEEN TIMESTAMP '1900-01-02' AND TIMESTAMP '2400-01-01'"
 _MINUTE = {"s": 60, "ms": 60_000, "us": 60_000_000, "ns": 60_000_000_000}
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _WALL = ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE")
 
-# What has no time of day, as it is found in text and in parquet, and as it is told.
+# What has no time of day: in text, in parquet, and as messages name it.
 _DAYS = {"a date without a clock": "a date without a clock", "days": "days without a clock"}
 
 # What stands in DuckDB's error where a cell is refused: no word of the cell, and no other text.
@@ -54,34 +54,34 @@ class Cell(NamedTuple):
     bad: str
 
 
-def cell(column: str, kind: str, given: str) -> Cell:
+def cell(column: str, kind: str, stored: str) -> Cell:
     """Write how the cells of a column are read.
 
     Args:
         column: the column, quoted.
         kind: the DuckDB type that was declared.
-        given: the type that the file has; text in .csv files.
+        stored: the type that the file has; text in .csv files.
     """
     nothing = Cell(f"CAST(NULL AS {kind})", f"{column} IS NOT NULL")
     plain = Cell(f"CAST({column} AS {kind})", "false")
-    if given == "VARCHAR" or given.startswith("ENUM"):
+    if stored == "VARCHAR" or stored.startswith("ENUM"):
         return _of_text(column, kind)
-    if given == '"NULL"' or given == kind == "INTEGER":
+    if stored == '"NULL"' or stored == kind == "INTEGER":
         return plain
-    if given.startswith("DURATION[") or given == "INTERVAL":
+    if stored.startswith("DURATION[") or stored == "INTERVAL":
         if kind != "INTEGER":
             return nothing
-        if given == "INTERVAL":
+        if stored == "INTERVAL":
             minutes = f"epoch_us({column}) / {_MINUTE['us']}"
         else:
-            minutes = f"{column} / {_MINUTE[given[9:-1]]}"
+            minutes = f"{column} / {_MINUTE[stored[9:-1]]}"
         return _whole(column, minutes)
-    if given in _WHOLE or given.removeprefix("U") in _WHOLE:
+    if stored in _WHOLE or stored.removeprefix("U") in _WHOLE:
         if kind == "INTEGER":
             value = f"TRY_CAST({column} AS INTEGER)"
             return Cell(value, f"{column} IS NOT NULL AND {value} IS NULL")
         return plain if kind in ("DOUBLE", "VARCHAR", "BOOLEAN") else nothing
-    if given in ("FLOAT", "DOUBLE") or given.startswith("DECIMAL"):
+    if stored in ("FLOAT", "DOUBLE") or stored.startswith("DECIMAL"):
         number = f"CAST({column} AS DOUBLE)"
         if kind == "INTEGER":
             return _whole(column, number)
@@ -92,10 +92,10 @@ def cell(column: str, kind: str, given: str) -> Cell:
             whole, bad = _whole(column, number, "BIGINT")
             return Cell(f"CAST({whole} AS VARCHAR)", bad)
         return Cell(nothing.value, missing)
-    if given == "BOOLEAN":
+    if stored == "BOOLEAN":
         return plain if kind in ("BOOLEAN", "INTEGER", "VARCHAR") else nothing
-    if given in _WALL:
-        fits = kind == "DATE" or (kind == "TIMESTAMP" and given != "DATE")
+    if stored in _WALL:
+        fits = kind == "DATE" or (kind == "TIMESTAMP" and stored != "DATE")
         return plain if fits else nothing
     return nothing
 
@@ -128,7 +128,7 @@ def _of_text(column: str, kind: str) -> Cell:
     return Cell(value, f"{there} AND trim({column}) <> '' AND {bad}")
 
 
-def read(column: str, kind: str, given: str, *, table: str, place: int) -> str:
+def read(column: str, kind: str, stored: str, *, table: str, place: int) -> str:
     """Write the SQL of a column's cells; it fails where one is refused.
 
     Text among measurements (DOUBLE) is missing: whoever reads them counts it.
@@ -136,11 +136,11 @@ def read(column: str, kind: str, given: str, *, table: str, place: int) -> str:
     Args:
         column: the column, quoted.
         kind: the type that was declared.
-        given: the type that the file has.
+        stored: the type that the file has.
         table: of which table it is, to be named when it fails.
         place: which column of those declared it is.
     """
-    value, bad = cell(column, kind, given)
+    value, bad = cell(column, kind, stored)
     if kind == "DOUBLE" or bad == "false":
         return value
     refused = f"CAST(error('dfdlib cannot read {table}.{place}') AS {kind})"
@@ -175,11 +175,11 @@ def read_usual(column: str, kind: str, *, table: str, place: int) -> str:
 
 def refused(error: Exception) -> tuple[str, int] | None:
     """Which table and column `read` failed at; None where the error is another one."""
-    found = _MARK.search(str(error))
-    return (found[1], int(found[2])) if found else None
+    mark = _MARK.search(str(error))
+    return (mark[1], int(mark[2])) if mark else None
 
 
-def complaint(connected: Any, source: str, name: str, column: str, kind: str, given: str) -> str:
+def complaint(connected: Any, source: str, name: str, column: str, kind: str, stored: str) -> str:
     """Say which row of a column was refused, and why, without what stands in it.
 
     Args:
@@ -188,20 +188,20 @@ def complaint(connected: Any, source: str, name: str, column: str, kind: str, gi
         name: of the column, for people.
         column: the column, quoted.
         kind: the type that was declared.
-        given: the type that the file has.
+        stored: the type that the file has.
     """
-    text = given == "VARCHAR"
+    text = stored == "VARCHAR"
     shown = column if text else "NULL"  # DuckDB needs another package to hand out a time with zone
-    found = connected.execute(
+    first = connected.execute(
         f"SELECT row, {shown} FROM (SELECT row_number() OVER () AS row, {column} FROM {source}) "
-        f"WHERE {cell(column, kind, given).bad} ORDER BY row LIMIT 1"
+        f"WHERE {cell(column, kind, stored).bad} ORDER BY row LIMIT 1"
     ).fetchone()
-    row, value = found if found is not None else (0, None)
+    row, value = first if first is not None else (0, None)
     if text:
         timely = kind in ("DATE", "TIMESTAMP")
         what = shape_of_time(str(value)) if timely else shape_of(value)
     else:
-        what = _stored(given)
+        what = _stored(stored)
     advice = _advice(kind, what, name)
     if kind == "TIMESTAMP" and what in _DAYS:
         day = f"{column} IS NOT NULL" + (f" AND NOT contains({column}, ':')" if text else "")
@@ -213,19 +213,19 @@ def complaint(connected: Any, source: str, name: str, column: str, kind: str, gi
     return f"{where}: {name} holds {what}, where {_WANTED[kind]} belongs{advice}"
 
 
-def _stored(given: str) -> str:
+def _stored(stored: str) -> str:
     """What a column of parquet holds, in words."""
-    if "TIME ZONE" in given or given in ("TIMESTAMP IN UTC", "TIMESTAMPTZ_NS"):
+    if "TIME ZONE" in stored or stored in ("TIMESTAMP IN UTC", "TIMESTAMPTZ_NS"):
         return "times with a zone"
-    if given.startswith("DURATION") or given == "INTERVAL":
+    if stored.startswith("DURATION") or stored == "INTERVAL":
         return "durations"
-    if given == "DATE":
+    if stored == "DATE":
         return "days"
-    if given in _WALL:
+    if stored in _WALL:
         return "dates"
-    if given in _WHOLE or given.removeprefix("U") in (*_WHOLE, "FLOAT", "DOUBLE"):
+    if stored in _WHOLE or stored.removeprefix("U") in (*_WHOLE, "FLOAT", "DOUBLE"):
         return "numbers"
-    return "numbers" if given.startswith("DECIMAL") else "another type"
+    return "numbers" if stored.startswith("DECIMAL") else "another type"
 
 
 def _advice(kind: str, what: str, name: str) -> str:

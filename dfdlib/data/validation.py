@@ -116,20 +116,20 @@ def _refuse_labels(bad: np.ndarray, task: str, expected: str) -> None:
     }
     raise ValueError(
         f"labels outside the range of a {task} task: "
-        f"{', '.join(kind for kind, found in kinds.items() if found)}. Pass NaN where a label is "
-        f"missing, else {expected}"
+        f"{', '.join(kind for kind, present in kinds.items() if present)}. Pass NaN where a label "
+        f"is missing, else {expected}"
     )
 
 
-def groups(given: Any, n: int) -> dict[str, np.ndarray]:
+def groups(columns: Any, n: int) -> dict[str, np.ndarray]:
     """Read group labels; "patient" is the row number unless it is given."""
     result: dict[str, np.ndarray] = {}
-    given = None if given is None else plain(given, "groups")
-    if not isinstance(given, (Mapping, pd.DataFrame, NoneType)):
+    columns = None if columns is None else plain(columns, "groups")
+    if not isinstance(columns, (Mapping, pd.DataFrame, NoneType)):
         raise ValueError(
-            f"groups is a {type(given).__name__}. Pass a dict of columns: groups={{'site': site}}"
+            f"groups is a {type(columns).__name__}. Pass a dict of columns: groups={{'site': site}}"
         )
-    for name, value in () if given is None else given.items():
+    for name, value in () if columns is None else columns.items():
         array = levels(value, f"group {name!r}")
         if array.shape != (n,):
             raise ValueError(
@@ -173,30 +173,30 @@ def unknown_level(level: object, values: np.ndarray, group: str) -> ValueError:
     return unknown(level, options, f"level of {group!r}")
 
 
-def table(given: Any, what: str, n: int) -> pd.DataFrame:
+def table(source: Any, what: str, n: int) -> pd.DataFrame:
     """Copy a DataFrame or a dict of columns, one row per patient, numbered from 0."""
-    given = None if given is None else plain(given, what)
-    if given is None:
+    source = None if source is None else plain(source, what)
+    if source is None:
         return pd.DataFrame(index=pd.RangeIndex(n))
-    if not isinstance(given, (pd.DataFrame, Mapping)):
-        raise ValueError(f"{what} is a {type(given).__name__}. Pass a DataFrame or a dict")
-    columns = [given] if isinstance(given, pd.DataFrame) else given.values()
+    if not isinstance(source, (pd.DataFrame, Mapping)):
+        raise ValueError(f"{what} is a {type(source).__name__}. Pass a DataFrame or a dict")
+    columns = [source] if isinstance(source, pd.DataFrame) else source.values()
     for column in columns:
         length = 1 if isinstance(column, str) or not hasattr(column, "__len__") else len(column)
         if length != n or isinstance(column, str):
             raise ValueError(
                 f"{what} has {length} rows, the modalities have {n}. Pass one row per patient"
             )
-    if isinstance(given, pd.DataFrame):
-        copied = given.reset_index(drop=True).copy()
+    if isinstance(source, pd.DataFrame):
+        copied = source.reset_index(drop=True).copy()
         for place, name in enumerate(copied.columns):
             column = copied.iloc[:, place]
             if _nullable(column.dtype):
                 copied.isetitem(place, numbers(column, f"{what} ({name})"))
-        copied.attrs = given.attrs
+        copied.attrs = source.attrs
         return copied
     # the index too: without a column there are n rows nevertheless
-    named = {name: _cells(column, f"{what} ({name})") for name, column in given.items()}
+    named = {name: _cells(column, f"{what} ({name})") for name, column in source.items()}
     return pd.DataFrame(named, index=pd.RangeIndex(n))
 
 
@@ -271,7 +271,7 @@ def modality_mask(observed: Any, n: int, names: tuple[str, ...]) -> np.ndarray:
 
 
 def feature_mask(
-    name: str, kind: str, shape: tuple[int, ...], features: tuple[str, ...], given: Any
+    name: str, kind: str, shape: tuple[int, ...], features: tuple[str, ...], mask: Any
 ) -> np.ndarray:
     """Read the mask of patients × features; the columns of a DataFrame are put in order."""
     if not features:
@@ -279,19 +279,19 @@ def feature_mask(
             f"x_observed[{name!r}] is given, but {name!r} is of kind {kind!r}, which has no "
             "features. Pass its column of observed= instead"
         )
-    given = plain(given, f"x_observed[{name!r}]")
-    if isinstance(given, pd.DataFrame):
-        columns = given.columns.map(str)
+    mask = plain(mask, f"x_observed[{name!r}]")
+    if isinstance(mask, pd.DataFrame):
+        columns = mask.columns.map(str)
         if sorted(columns) != sorted(features):
             raise ValueError(
                 f"x_observed[{name!r}] has the columns {', '.join(columns)}, the features are "
                 f"{', '.join(features)}. Pass one column of that name each, or .to_numpy()"
             )
-        given = given.set_axis(columns, axis=1)[list(features)]
+        mask = mask.set_axis(columns, axis=1)[list(features)]
     # a mask of one feature may come as a plain column
-    if shape[1] == 1 and np.ndim(given) == 1:
-        given = np.asarray(given)[:, None]
-    return _mask(given, f"x_observed[{name!r}]", shape)
+    if shape[1] == 1 and np.ndim(mask) == 1:
+        mask = np.asarray(mask)[:, None]
+    return _mask(mask, f"x_observed[{name!r}]", shape)
 
 
 def refuse_disagreement(name: str, by_row: np.ndarray | None, by_feature: np.ndarray) -> None:
@@ -316,22 +316,22 @@ def warn_if_empty(observed: Bool[Tensor, "n m"]) -> None:
         )
 
 
-def refuse_other_index(**given: Any) -> None:
+def refuse_other_index(**arguments: Any) -> None:
     """Refuse pandas objects whose rows are named differently: they may be of other patients.
 
     Args:
-        **given: What `Cohort` takes, each a table, a column, a dict of these, or no pandas at all.
+        **arguments: Those of `Cohort`, each a table, a column, a dict of these, or something else.
     """
     first, index = "", None
-    for what, value in given.items():
+    for what, value in arguments.items():
         parts = {what: value}
         if isinstance(value, Mapping):
             parts = {f"{what}[{name!r}]": part for name, part in value.items()}
-        for name, given_part in parts.items():
-            part = given_part
+        for name, original in parts.items():
+            part = original
             if not isinstance(part, (np.ndarray, Tensor, list, tuple, Ragged, Images)):
                 part = None if part is None else plain(part, name)
-            if not has_labels(given_part, part):
+            if not has_labels(original, part):
                 continue
             if index is None:
                 first, index = name, part.index

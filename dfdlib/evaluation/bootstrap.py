@@ -379,15 +379,15 @@ def estimates(
         reason = f"only {n_patients} {'patient' if n_patients == 1 else 'patients'}"
         return dict.fromkeys(METRICS, Estimate(np.nan, note=reason))
     few, lacking = metrics.few(codes), metrics.lacking()
-    found = {}
+    result = {}
     for m, (metric, value) in enumerate(metrics.values().items()):
         if np.isnan(value):
-            found[metric] = Estimate(np.nan, note=lacking)
+            result[metric] = Estimate(np.nan, note=lacking)
         elif metric in few:
-            found[metric] = Estimate(value, note=few[metric])
+            result[metric] = Estimate(value, note=few[metric])
         else:
-            found[metric] = _with_interval(metric, value, metrics, codes, draws[:, m])
-    return found
+            result[metric] = _with_interval(metric, value, metrics, codes, draws[:, m])
+    return result
 
 
 def _with_interval(

@@ -184,14 +184,14 @@ def verdict(
     return "did not hold" if high <= margin else "undecided"
 
 
-def _reports(given: object, name: str) -> list[Report]:
+def _reports(reports: object, name: str) -> list[Report]:
     """The reports that were passed, one or several."""
-    several = [given] if isinstance(given, Report) else given
+    several = [reports] if isinstance(reports, Report) else reports
     if isinstance(several, Sequence) and all(isinstance(one, Report) for one in several):
         return list(several)
-    wrong = given
-    if isinstance(given, (list, tuple)):
-        wrong = next(one for one in given if not isinstance(one, Report))
+    wrong = reports
+    if isinstance(reports, (list, tuple)):
+        wrong = next(one for one in reports if not isinstance(one, Report))
     takes = f"compare takes a Report, or a list of one per seed, as {name}"
     raise wrong_type(wrong, takes, "Write compare(evaluate(model, test), evaluate(other, test))")
 
@@ -242,7 +242,7 @@ def _sets(pairs: Pairs, keys: list[Key]) -> dict[Key, list[tuple[WeightedMetrics
     patients = [first.patient for first, _ in pairs]
     numbers = pd.factorize(np.concatenate(patients))[0]
     codes = np.split(numbers, np.cumsum([len(p) for p in patients])[:-1])
-    found: dict[Key, list[tuple[WeightedMetrics, np.ndarray]]] = {key: [] for key in keys}
+    sets: dict[Key, list[tuple[WeightedMetrics, np.ndarray]]] = {key: [] for key in keys}
     for key in keys:
         for pair, code in zip(pairs, codes, strict=True):
             rows = pair[0].strata[key]
@@ -250,8 +250,8 @@ def _sets(pairs: Pairs, keys: list[Key]) -> dict[Key, list[tuple[WeightedMetrics
                 metrics = WeightedMetrics(
                     r.y[rows], r.probabilities[rows], task=r.task, n_bins=r.n_bins
                 )
-                found[key].append((metrics, code[rows]))
-    return found
+                sets[key].append((metrics, code[rows]))
+    return sets
 
 
 def _replicates(

@@ -307,17 +307,19 @@ def evaluate(
     lines = []
     for (group, level), (metrics, code), replicates in zip(rows, sets, draws, strict=True):
         counts = {"n": len(code), "n_pos": metrics.n_positive}
-        for metric, found in estimates(metrics, code, replicates).items():
-            numbers = {"value": found.value, "low": found.low, "high": found.high}
-            line = {"metric": metric, "group": group, "level": level, "note": found.note}
+        for metric, estimate in estimates(metrics, code, replicates).items():
+            numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+            line = {"metric": metric, "group": group, "level": level, "note": estimate.note}
             lines.append({**line, **numbers, **counts})
     columns = ["metric", "group", "level", "value", "low", "high", "n", "n_pos", "note"]
     frame = pd.DataFrame(lines, columns=columns).astype({"n_pos": "Int64"})
     left_out = int((~keep).sum())
     if left_out:
         whole = frame["group"] == "all"
-        said = f"{left_out} rows without a label left out"
-        frame.loc[whole, "note"] = [f"{n}; {said}" if n else said for n in frame.loc[whole, "note"]]
+        remark = f"{left_out} rows without a label left out"
+        frame.loc[whole, "note"] = [
+            f"{n}; {remark}" if n else remark for n in frame.loc[whole, "note"]
+        ]
     return Report(
         frame=frame,
         probabilities=probabilities,

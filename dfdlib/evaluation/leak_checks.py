@@ -61,7 +61,7 @@ def equal_rows(train: Cohort, test: Cohort) -> Finding:
 
 def _fingerprints(cohort: Cohort) -> np.ndarray:
     """A number per row that is equal where all values are; rows with nothing are left out."""
-    found = []
+    totals = []
     for batch in cohort.batches(4096):
         total = np.zeros(len(batch), np.uint64)
         for place, values in enumerate(batch.x.values()):
@@ -76,8 +76,8 @@ def _fingerprints(cohort: Cohort) -> np.ndarray:
                 np.add.at(total, owner, _hash(cells.reshape(len(owner), -1), rank, place))
         seen = torch.cat([batch.observed, *batch.x_observed.values()], dim=1).cpu().numpy()
         total += pd.util.hash_pandas_object(pd.DataFrame(seen), index=False).to_numpy()
-        found.append(total[seen.any(axis=1)])
-    return np.concatenate(found)
+        totals.append(total[seen.any(axis=1)])
+    return np.concatenate(totals)
 
 
 def _hash(cells: Tensor, rank: np.ndarray, place: int) -> np.ndarray:
@@ -127,24 +127,24 @@ def single_feature(parts: tuple[Cohort, ...], flat: tuple[Cohort, ...], too_good
     columns = pd.concat([part.to_frame() for part in flat], ignore_index=True)
     marks = list(_marks(parts, columns, patient))
     best, best_name = 0.5, "none"
-    found: dict[tuple[str, object], tuple[str, float]] = {}
+    notes: dict[tuple[str, object], tuple[str, float]] = {}
     for sign in (*_numbers(parts, columns, patient), *marks):
         score = _alone(sign, label, len(classes))
         if score > best:
             best, best_name = score, sign.name
-        if score >= too_good and score > found.get(sign.about, ("", 0.0))[1]:
-            found[sign.about] = (sign.name, score)
-    if found:
-        names = [name for name, _ in sorted(found.values(), key=lambda one: -one[1])]
+        if score >= too_good and score > notes.get(sign.about, ("", 0.0))[1]:
+            notes[sign.about] = (sign.name, score)
+    if notes:
+        names = [name for name, _ in sorted(notes.values(), key=lambda one: -one[1])]
         return Finding("single feature", "leak", _listed(names), best)
     verdict: Verdict = "ok"
     for sign in marks:
-        for told, which, verb in _only_of(sign, label, patient, too_good, 0.01 / len(marks)):
-            verdict = "leak" if "leak" in (verdict, told) else told
+        for grade, which, verb in _only_of(sign, label, patient, too_good, 0.01 / len(marks)):
+            verdict = "leak" if "leak" in (verdict, grade) else grade
             note = f"{sign.name}: nearly all who {verb} it are of class {classes[which]:g}"
-            found.setdefault(sign.about, (note, 0.0))
-    if found:
-        return Finding("single feature", verdict, _listed([n for n, _ in found.values()]), best)
+            notes.setdefault(sign.about, (note, 0.0))
+    if notes:
+        return Finding("single feature", verdict, _listed([n for n, _ in notes.values()]), best)
     if not columns.shape[1]:
         return Finding("single feature", "not checked", "for columns, codes and series only")
     return Finding("single feature", "ok", best_name, best)
@@ -212,8 +212,8 @@ def _numbers(
             yield Sign((name, feature), str(column), values)
         elif flag:
             word = _word(parts, name, int(flag), len(np.unique(patient[values > 0])))
-            said = word if kinds[name] == "codes" else f"{word} {how}"
-            yield Sign((name, int(flag)), f"{name}: {said}", values)
+            description = word if kinds[name] == "codes" else f"{word} {how}"
+            yield Sign((name, int(flag)), f"{name}: {description}", values)
     for column, cells in pd.concat([times(p) for p in parts], ignore_index=True).items():
         yield Sign((str(column), "time"), str(column), cells.to_numpy(float))
 
@@ -234,8 +234,8 @@ def _marks(parts: tuple[Cohort, ...], columns: pd.DataFrame, patient: np.ndarray
         for level in levels:
             rows = np.flatnonzero(values == level)
             few = len(np.unique(patient[rows])) < MIN_PATIENTS
-            said = f": a level that {_FEW}" if few else f" = {level:g}"
-            yield Sign((name, feature), f"{column}{said}", rows=rows)
+            description = f": a level that {_FEW}" if few else f" = {level:g}"
+            yield Sign((name, feature), f"{column}{description}", rows=rows)
     starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
     for name, kind in kinds.items():
         if kind not in ("codes", "series"):
@@ -243,8 +243,8 @@ def _marks(parts: tuple[Cohort, ...], columns: pd.DataFrame, patient: np.ndarray
         held = pd.concat([_held(p, name, first) for p, first in zip(parts, starts, strict=False)])
         for word, rows in held.groupby("word")["row"]:
             holders = len(np.unique(patient[rows]))
-            said = f"{name}: {_word(parts, name, int(word), holders)}"
-            yield Sign((name, word), said, rows=rows.to_numpy())
+            description = f"{name}: {_word(parts, name, int(word), holders)}"
+            yield Sign((name, word), description, rows=rows.to_numpy())
 
 
 def _held(part: Cohort, name: str, first: int) -> pd.DataFrame:
@@ -291,6 +291,6 @@ def times(cohort: Cohort) -> pd.DataFrame:
         if cohort.schema.kinds[name] == "series":
             time = pd.Series(values.values[:, 0].cpu().numpy())
             by_row = time.groupby(np.repeat(np.arange(len(cohort)), lengths))
-            for how, said in _TIMES.items():
-                table[f"{name}: {said}"] = by_row.agg(how).reindex(range(len(cohort))).to_numpy()
+            for how, summary in _TIMES.items():
+                table[f"{name}: {summary}"] = by_row.agg(how).reindex(range(len(cohort))).to_numpy()
     return pd.DataFrame(table, index=range(len(cohort)))

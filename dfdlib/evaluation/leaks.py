@@ -97,16 +97,16 @@ def audit_leaks(
     flat = flatten(train, test)
     findings.append(single_feature((train, test), flat, too_good))
     boosting = tabular("gradient boosting", seed=seed)
-    predict, given = (boosting, flat) if fit_predict is None else (fit_predict, (train, test))
-    findings.append(_shuffled(predict, given, n_shuffles, seed))
-    findings.append(_score("features", predict, given, n_boot, seed))
+    predict, inputs = (boosting, flat) if fit_predict is None else (fit_predict, (train, test))
+    findings.append(_shuffled(predict, inputs, n_shuffles, seed))
+    findings.append(_score("features", predict, inputs, n_boot, seed))
     for name, view in (("mask only", masks), ("times only", times)):
-        found = tuple(view(part) for part in (train, test))
-        if found[0].shape[1] == 0 or not (found[0].nunique() > 1).any():
+        tables = tuple(view(part) for part in (train, test))
+        if tables[0].shape[1] == 0 or not (tables[0].nunique() > 1).any():
             note = "everything is always observed" if view is masks else "no series, no codes"
             findings.append(Finding(name, "not checked", note))
             continue
-        seen = tuple(_with_table(part, x) for part, x in zip((train, test), found, strict=True))
+        seen = tuple(_with_table(part, x) for part, x in zip((train, test), tables, strict=True))
         findings.append(_score(name, boosting, seen, n_boot, seed))
     findings.append(_scalers(model, parts[0]))
     return pd.DataFrame(findings)
@@ -124,8 +124,8 @@ def _shuffled(
         dealt = _dealt(y, code, rng)
         cuts = np.cumsum([len(part) for part in parts])[:-1]
         again = [
-            part._with(y=torch.from_numpy(own.astype(np.float32)).to(part.device))
-            for part, own in zip(parts, np.split(dealt, cuts), strict=True)
+            part._with(y=torch.from_numpy(labels.astype(np.float32)).to(part.device))
+            for part, labels in zip(parts, np.split(dealt, cuts), strict=True)
         ]
         metrics, _ = _metrics(predict, again[0], again[-1])
         scores.append(metrics.values()["auroc"])

@@ -207,15 +207,15 @@ def _folds(
     return [(rows[a], rows[b]) for a, b in cut.split(rows, groups=units)]
 
 
-def refuse_no_cohort(given: object, what: str = "cohort") -> None:
+def refuse_no_cohort(value: object, what: str = "cohort") -> None:
     """Refuse a table, an array or anything else where a cohort belongs.
 
     Raises:
         TypeError: It is no cohort.
     """
-    if not isinstance(given, Cohort):
+    if not isinstance(value, Cohort):
         raise TypeError(
-            f"{what} is no Cohort, but: {type_name(given)}. Pass data.Cohort(x={{'labs': table}}, "
+            f"{what} is no Cohort, but: {type_name(value)}. Pass data.Cohort(x={{'labs': table}}, "
             "y=y), with one entry of x per modality"
         )
 

@@ -71,8 +71,8 @@ def probe(
     if reader not in get_args(ReaderName):
         raise unknown(reader, get_args(ReaderName), "reader")
     if (h_test is None) != (y_test is None):
-        given, other = ("h_test", "y_test") if y_test is None else ("y_test", "h_test")
-        raise ValueError(f"{given} is given without {other}. Pass both, or neither")
+        present, absent = ("h_test", "y_test") if y_test is None else ("y_test", "h_test")
+        raise ValueError(f"{present} is given without {absent}. Pass both, or neither")
     h, label = _rows(h, y, "h", "y")
     if h_test is None or y_test is None:
         order = np.random.default_rng(seed).permutation(len(h))
@@ -88,38 +88,40 @@ def probe(
     names = list(y.columns) if isinstance(y, pd.DataFrame) else range(label.shape[1])
     lines = []
     for column, name in enumerate(names):
-        (x, own), (x_test, asked) = (_known(rows, found[:, column]) for rows, found in parts)
-        classes, counts = np.unique(asked, return_counts=True)
+        (x, train_labels), (x_test, test_labels) = (
+            _known(rows, targets[:, column]) for rows, targets in parts
+        )
+        classes, counts = np.unique(test_labels, return_counts=True)
         lines.append(
             {
                 "label": name,
-                "auroc": _score(_reader(reader, n_neighbors), x, own, x_test, asked),
-                "n": len(asked),
-                "n_train": len(own),
-                "fewest": int(counts.min(initial=len(asked))) if len(classes) > 1 else 0,
-                "note": _note(own, asked),
+                "auroc": _score(_reader(reader, n_neighbors), x, train_labels, x_test, test_labels),
+                "n": len(test_labels),
+                "n_train": len(train_labels),
+                "fewest": int(counts.min(initial=len(test_labels))) if len(classes) > 1 else 0,
+                "note": _note(train_labels, test_labels),
             }
         )
     return pd.DataFrame(lines)
 
 
 def _rows(h: Any, y: Any, name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
-    for word, given in ((name, h), (label, y)):
-        there = any(hasattr(given, how) for how in ("__array__", "to_numpy", "to_pandas"))
-        if not there and not isinstance(given, (list, tuple)):
+    for word, value in ((name, h), (label, y)):
+        there = any(hasattr(value, how) for how in ("__array__", "to_numpy", "to_pandas"))
+        if not there and not isinstance(value, (list, tuple)):
             takes = f"probe takes an array as {word}, with one row per patient"
-            raise wrong_type(given, takes, "Write probe(embeddings, labels)")
+            raise wrong_type(value, takes, "Write probe(embeddings, labels)")
     read = same_order(**{name: h, label: y})
-    h, found = numbers(read[name], name), np.asarray(read[label])
-    found = found.reshape(len(found), -1)
-    if h.ndim != 2 or len(h) != len(found):
+    h, targets = numbers(read[name], name), np.asarray(read[label])
+    targets = targets.reshape(len(targets), -1)
+    if h.ndim != 2 or len(h) != len(targets):
         raise ValueError(
             f"{name} has shape {h.shape}, {label} {np.shape(read[label])}. Pass one row per "
             "patient in both"
         )
     if not np.isfinite(h).all():
         raise ValueError(f"{name} holds NaN or infinite values. Pass a representation without")
-    return h, found
+    return h, targets
 
 
 def _known(h: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,14 +129,14 @@ def _known(h: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return h[keep], label[keep]
 
 
-def _note(own: np.ndarray, asked: np.ndarray) -> str:
+def _note(train_labels: np.ndarray, test_labels: np.ndarray) -> str:
     """Why there is no number, or why it says little."""
-    for part, where in ((own, "to learn from"), (asked, "to score on")):
+    for part, where in ((train_labels, "to learn from"), (test_labels, "to score on")):
         if len(np.unique(part)) < 2:
             return f"one class {where}"
-    if not np.array_equal(np.unique(own), np.unique(asked)):
+    if not np.array_equal(np.unique(train_labels), np.unique(test_labels)):
         return "a class stands in one part only"
-    few = np.unique(asked, return_counts=True)[1].min() < MIN_EVENTS
+    few = np.unique(test_labels, return_counts=True)[1].min() < MIN_EVENTS
     return f"fewer than {MIN_EVENTS} patients of a class" if few else ""
 
 
@@ -153,8 +155,8 @@ def _score(
     classes = np.unique(y)
     if len(classes) < 2 or not np.array_equal(classes, np.unique(y_test)):
         return float("nan")
-    codes, asked = np.searchsorted(classes, y), np.searchsorted(classes, y_test)
+    codes, test_codes = np.searchsorted(classes, y), np.searchsorted(classes, y_test)
     p: Float[np.ndarray, "n k"] = model.fit(x, codes).predict_proba(x_test)  # type: ignore[attr-defined]
     if len(classes) == 2:
-        return float(roc_auc_score(asked, p[:, 1]))
-    return float(roc_auc_score(asked, p, multi_class="ovr"))
+        return float(roc_auc_score(test_codes, p[:, 1]))
+    return float(roc_auc_score(test_codes, p, multi_class="ovr"))

@@ -282,7 +282,10 @@ def _trusted(name: str, trust: Sequence[str]) -> bool:
     return (
         name in _LISTED
         or name in _MOVED
-        or any(name == own or module == own or module.startswith(f"{own}.") for own in trust)
+        or any(
+            name == trusted or module == trusted or module.startswith(f"{trusted}.")
+            for trusted in trust
+        )
     )
 
 

@@ -83,8 +83,8 @@ class Run:
             TypeError: if the model holds a module that JSON cannot describe; says which.
         """
         described = describe(self.model)
-        for told in _forget_rare(self.model):
-            warnings.warn(told, stacklevel=2)
+        for message in _forget_rare(self.model):
+            warnings.warn(message, stacklevel=2)
         card = {
             "model": described,
             "selection": self.selection,
@@ -460,8 +460,8 @@ def _own_random_state() -> Iterator[None]:
 
 def _forget_rare(model: Method) -> Iterator[str]:
     """Leave out what few patients had; tells what was left out, and what cannot be."""
-    found = {name: optional(module, "forget_rare") for name, module in model.named_modules()}
-    rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in found.items() if n]
+    forgotten = {name: optional(module, "forget_rare") for name, module in model.named_modules()}
+    rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in forgotten.items() if n]
     if rare:
         yield (
             f"levels, codes, columns or missing patterns that fewer than {LEAST} training patients "

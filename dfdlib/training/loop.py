@@ -144,8 +144,8 @@ class Loop:
 
     def _epoch(self, stage: int) -> dict[str, float]:
         """One pass over the training part; the mean of each loss term."""
-        own = self.plan.stages[stage].lr
-        lr = self.plan.lr if own is None else own
+        stage_lr = self.plan.stages[stage].lr
+        lr = self.plan.lr if stage_lr is None else stage_lr
         for group in self.plain_optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
@@ -234,10 +234,10 @@ class Loop:
         write_checkpoint(folder, self.state.epoch, tensors, self.identity | {"state": state})
 
     def _resume(self, folder: Path) -> None:
-        found = latest(folder)
-        if found is None:
+        checkpoint = latest(folder)
+        if checkpoint is None:
             return
-        tensors, card = read_folder(found, "checkpoint")
+        tensors, card = read_folder(checkpoint, "checkpoint")
         before: dict[str, Any] = {k: card.get(k) for k in self.identity}
         if before != self.identity:
             pair = [
@@ -249,11 +249,11 @@ class Loop:
                 "another folder, or delete this one."
             )
         now = made_with()
-        told = [f"{k} {card.get(k)} and now {v}" for k, v in now.items() if card.get(k) != v]
-        if told:
+        changed = [f"{k} {card.get(k)} and now {v}" for k, v in now.items() if card.get(k) != v]
+        if changed:
             warnings.warn(
-                f"the run in {folder.name!r} was begun with {', '.join(told)}, so its weights are "
-                "those of one uninterrupted run up to rounding, not to the bit",
+                f"the run in {folder.name!r} was begun with {', '.join(changed)}, so its weights "
+                "are those of one uninterrupted run up to rounding, not to the bit",
                 stacklevel=4,
             )
         self.state = Progress(**card["state"])

@@ -109,8 +109,10 @@ def _write_card(file: Path, card: dict[str, Any], tensors: str) -> None:
     whole = {"format": FORMAT, **_finite(card), **made_with(), "sha256": hashes}
     text = json.dumps(whole, indent=1, allow_nan=False) + "\n"
     # the hash of the card is that of the card with zeros in its place
-    own = hashlib.sha256(text.encode()).hexdigest()
-    file.write_text(text.replace(f'"card": "{_NO_HASH}"', f'"card": "{own}"'), encoding="utf-8")
+    card_hash = hashlib.sha256(text.encode()).hexdigest()
+    file.write_text(
+        text.replace(f'"card": "{_NO_HASH}"', f'"card": "{card_hash}"'), encoding="utf-8"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -187,12 +189,12 @@ def _sweep(parent: Path, name: str, stem: str) -> None:
     """Remove what killed processes left of their writing; `name` is a regular expression."""
     left = re.compile(rf"{name}\.(?:([0-9a-f]{{8}})-)?(\d+)\.(?:part|old)")
     for path in parent.iterdir():
-        found = left.fullmatch(path.name)
-        if not found or path.is_symlink() or not path.is_dir():
+        match = left.fullmatch(path.name)
+        if not match or path.is_symlink() or not path.is_dir():
             continue
         with contextlib.suppress(OSError):  # another process may be sweeping too
             ours = all(_is_own(name, stem) for name in os.listdir(path))
-            if ours and _is_over(path, *found.groups()):
+            if ours and _is_over(path, *match.groups()):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -304,8 +306,8 @@ def read_card(folder: Path, stem: str) -> dict[str, Any]:
 def _left(folder: Path, stem: str) -> str:
     """Tell of what an earlier version left, if it was killed while it replaced a folder."""
     pattern = re.compile(rf"{re.escape(folder.name)}\.\d+\.old")
-    found = [p for p in folder.parent.glob("*.old") if pattern.fullmatch(p.name)]
-    old = [p.name for p in found if (p / f"{stem}.json").is_file()]
+    leftovers = [p for p in folder.parent.glob("*.old") if pattern.fullmatch(p.name)]
+    old = [p.name for p in leftovers if (p / f"{stem}.json").is_file()]
     return f" A save was cut off; what was there before is in {old[0]!r}: rename it." if old else ""
 
 
@@ -313,11 +315,11 @@ def _check_card(folder: Path, name: str, raw: bytes, card: dict[str, Any]) -> No
     hashes = card.get("sha256")
     if not (isinstance(hashes, dict) and sorted(hashes) == ["card", "tensors"]):
         raise damaged(folder, f"{name} lacks its checksums")
-    own = hashes["card"]
-    if not (isinstance(own, str) and re.fullmatch("[0-9a-f]{64}", own)):
+    card_hash = hashes["card"]
+    if not (isinstance(card_hash, str) and re.fullmatch("[0-9a-f]{64}", card_hash)):
         raise damaged(folder, f"{name} lacks its own checksum")
-    zeroed = raw.replace(f'"card": "{own}"'.encode(), f'"card": "{_NO_HASH}"'.encode())
-    if hashlib.sha256(zeroed).hexdigest() != own:
+    zeroed = raw.replace(f'"card": "{card_hash}"'.encode(), f'"card": "{_NO_HASH}"'.encode())
+    if hashlib.sha256(zeroed).hexdigest() != card_hash:
         raise damaged(
             folder, f"{name} was changed after it was written (its SHA-256 is another one)"
         )
@@ -373,8 +375,8 @@ def _tensors(folder: Path, stem: str, card: dict[str, Any]) -> tuple[Path, Shape
     if not (isinstance(hashed, str) and re.fullmatch("[0-9a-f]{64}", hashed)):
         raise damaged(folder, f"{stem}.json lacks the checksum of the tensors")
     # a save that was cut off after its card was written left the tensors under a name of their own
-    own = f"{stem}-{hashed[:16]}.safetensors"
-    name = own if os.path.lexists(folder / own) else name
+    hashed_name = f"{stem}-{hashed[:16]}.safetensors"
+    name = hashed_name if os.path.lexists(folder / hashed_name) else name
     shapes = _head(folder, name)
     if _sha256(folder / name) != hashed:
         raise damaged(
@@ -421,9 +423,9 @@ def _built(folder: Path, card: dict[str, Any], trust: Sequence[str]) -> nn.Modul
         raise
     except Exception as error:
         # whatever a constructor makes of arguments that nobody passes
-        told = str(error) if isinstance(error, ValueError) else type(error).__name__
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
         raise damaged(
-            folder, f"its classes do not take the arguments that stand there ({told[:200]})"
+            folder, f"its classes do not take the arguments that stand there ({reason[:200]})"
         ) from None
     if not (isinstance(model, nn.Module) and hasattr(model, "predict_proba")):
         raise damaged(folder, "what its card describes is no model")
@@ -461,8 +463,8 @@ def _check_fit(
         missing, foreign = [], []
         state = model.state_dict()
         other = [name for name, (_, shape) in shapes.items() if _shape(state, name) != shape]
-        told = f"{other[0]} has another shape than in the model" if other else "it does not fit"
-        raise damaged(folder, f"{file.name}: {told}") from None
+        mismatch = f"{other[0]} has another shape than in the model" if other else "it does not fit"
+        raise damaged(folder, f"{file.name}: {mismatch}") from None
     for names, what in ((missing, "is missing"), (foreign, "belongs to no part of the model")):
         if names:
             raise damaged(folder, f"{file.name}: {names[0]} {what}")
@@ -514,14 +516,14 @@ def write_checkpoint(
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a folder."""
-    found = _checkpoints(folder)
-    return found[-1] if found else None
+    checkpoints = _checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints by epoch: as words, the hundred-thousandth would come before the second."""
-    found = [p for p in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", p.name)]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    folders = [p for p in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", p.name)]
+    return sorted(folders, key=lambda path: int(path.name.partition("-")[2]))
 
 
 @contextlib.contextmanager
@@ -573,10 +575,10 @@ _TORCHS_OWN = frozenset(vars(nn.Module()))
 def _content(value: Any, where: str) -> Any:
     """What stands for a value that JSON does not hold: all that can be read of it."""
     if isinstance(value, nn.Module):
-        own = {k: v for k, v in vars(value).items() if k not in _TORCHS_OWN}
+        attributes = {k: v for k, v in vars(value).items() if k not in _TORCHS_OWN}
         return {
             "class": _full_name(type(value)),
-            "attributes": describe(own, where=where, other=_content),
+            "attributes": describe(attributes, where=where, other=_content),
             "parts": describe(dict(value.named_children()), where=where, other=_content),
             "weights": [
                 [k, [*v.shape], v.requires_grad] for k, v in value.named_parameters(recurse=False)
@@ -667,8 +669,8 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         else:
             break
     shown = (repr(v) if len(repr(v)) <= 100 else "another one" for v in (old, new))
-    told = [f"{path}={value}" if path else value for value in shown]
+    sides = [f"{path}={value}" if path else value for value in shown]
     advice = (
         ". With init='keep' pass the model as it was when the run began" if name == "start" else ""
     )
-    return f"{name} was {told[0]} and is now {told[1]}{advice}"
+    return f"{name} was {sides[0]} and is now {sides[1]}{advice}"

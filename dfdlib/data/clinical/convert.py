@@ -127,8 +127,8 @@ def _unreadable(raw: Raw, connected: Connection, measured: Collection[int]) -> d
     counts = ", ".join(
         f"count(*) FILTER ({typed.cell(f'c{place}', 'DOUBLE', 'VARCHAR').bad})" for place in names
     )
-    found = connected.execute(f"SELECT {counts} FROM {_scan(raw)}").fetchone() or ()
-    return {name: n for name, n in zip(names.values(), found, strict=True) if n}
+    numbers = connected.execute(f"SELECT {counts} FROM {_scan(raw)}").fetchone() or ()
+    return {name: n for name, n in zip(names.values(), numbers, strict=True) if n}
 
 
 def _scan(raw: Raw, slowly: Collection[int] | None = None) -> str:
@@ -177,21 +177,21 @@ def _explained(error: Exception, raw: Raw, source: Source, connected: Connection
         name, place, kind = next(column for column in raw.columns if column[1] == at[1])
         what = typed.complaint(connected, _scan(raw), name, f"c{place}", kind, "VARCHAR")
         return ValueError(f"{raw.place}, {what}. Get the file again: {source.page}")
-    found = fault(error)
-    if found.kind == "gzip":
-        return ValueError(damaged(raw.place, found.reason, source))
-    if found.kind == "space":
+    problem = fault(error)
+    if problem.kind == "gzip":
+        return ValueError(damaged(raw.place, problem.reason, source))
+    if problem.kind == "space":
         return OSError(
             f"the folder to write to is full: {raw.table} could not be written, and was removed. "
             "Free some space and repeat the command; the tables that are done are kept"
         )
-    if found.kind == "memory":
+    if problem.kind == "memory":
         return ValueError(
             f"{raw.place} does not fit in the memory allowed. Pass more (--memory 8GB), or "
             "threads=1 (--threads 1)"
         )
-    where = raw.place if found.line is None else f"{raw.place}, line {found.line}"
-    reason = found.reason
-    if found.kind == "width":
+    where = raw.place if problem.line is None else f"{raw.place}, line {problem.line}"
+    reason = problem.reason
+    if problem.kind == "width":
         reason += f", so a delimiter is missing, doubled, or not {raw.delimiter!r}"
     return ValueError(f"{where}: {reason}. Get the file again: {source.page}")

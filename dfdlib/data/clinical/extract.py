@@ -86,7 +86,8 @@ class Extract:
         Args:
             tables: which.
             why: what they are for, for the message.
-            once: whether rows that are alike in all that is declared are one row, and told.
+            once: whether rows that are alike in all that is declared are one row; a warning
+                counts them.
 
         Raises:
             FileNotFoundError: one is not there.
@@ -103,12 +104,12 @@ class Extract:
             opened = self.opened[table] = self._described(table)
             self.checks.enter_context(self._verified(opened))
             read = []
-            for place, (name, column, kind, given) in enumerate(opened.columns):
+            for place, (name, column, kind, stored) in enumerate(opened.columns):
                 read.append(
-                    f"{typed.read(column, kind, given, table=table, place=place)} AS {name}"
+                    f"{typed.read(column, kind, stored, table=table, place=place)} AS {name}"
                 )
                 if kind == "DOUBLE":
-                    read.append(f"({typed.cell(column, kind, given).bad}) AS {name}_unread")
+                    read.append(f"({typed.cell(column, kind, stored).bad}) AS {name}_unread")
             query = f"SELECT {', '.join(read)} FROM {opened.source}"
             if not once:
                 self.run(f"CREATE TEMP VIEW {table} AS {query}")
@@ -146,8 +147,8 @@ class Extract:
     def fetch(self, query: str) -> dict[str, np.ndarray]:
         """Run a query; one array per column, NaN or None where a value is missing."""
         with self._explained():
-            found = self.connection.execute(query).fetchnumpy()
-        return {name: _unmasked(column) for name, column in found.items()}
+            arrays = self.connection.execute(query).fetchnumpy()
+        return {name: _unmasked(column) for name, column in arrays.items()}
 
     def chunks(self, query: str, size: int) -> Iterator[pd.DataFrame]:
         """Run a query and give its rows some at a time, so that large text never lies together."""
@@ -192,16 +193,16 @@ class Extract:
                 f"{place} has no column {lacking[0]!r}, which {of.title} has. Ingest the raw file "
                 f"again: dfdlib data ingest {self.dataset}"
             )
-        found = []
+        described = []
         for name, kind in declared.items():
-            given = types[names[name.lower()]]
-            if name in _NOT_NUMBERS and given not in ("VARCHAR", '"NULL"'):
+            stored = types[names[name.lower()]]
+            if name in _NOT_NUMBERS and stored not in ("VARCHAR", '"NULL"'):
                 raise ValueError(
-                    f"{place}: {name} is stored as {given}, and its leading zeros are lost. Write "
+                    f"{place}: {name} is stored as {stored}, and its leading zeros are lost. Write "
                     "it as text, read with dtype=str"
                 )
-            found.append((name, quoted(names[name.lower()]), kind, given))
-        return Table(place, file, source, tuple(found))
+            described.append((name, quoted(names[name.lower()]), kind, stored))
+        return Table(place, file, source, tuple(described))
 
     @contextmanager
     def _verified(self, table: Table) -> Iterator[None]:
@@ -222,25 +223,25 @@ class Extract:
         except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException):
             raise  # a fault of ours, not of the files
         except duckdb.Error as error:
-            raise self._said(error) from None
+            raise self._error_of(error) from None
 
-    def _said(self, error: Exception) -> Exception:
+    def _error_of(self, error: Exception) -> Exception:
         page = SOURCES[self.dataset].page
         if at := typed.refused(error):
             opened = self.opened[at[0]]
-            name, column, kind, given = opened.columns[at[1]]
-            what = typed.complaint(self.connection, opened.source, name, column, kind, given)
+            name, column, kind, stored = opened.columns[at[1]]
+            what = typed.complaint(self.connection, opened.source, name, column, kind, stored)
             return ValueError(f"{opened.place}, {what}. The data set as it is: {page}")
-        found, message = fault(error), str(error)
-        if found.kind == "memory":
+        problem, message = fault(error), str(error)
+        if problem.kind == "memory":
             return ValueError("memory= is too small for this cohort. Pass more, such as '8GB'")
-        if found.kind == "space":
+        if problem.kind == "space":
             return OSError("no space is left in the folder for temporary files. Set TMPDIR")
         # the file that DuckDB names, where it names one of ours
         places = [t.place for t in self.opened.values() if str(t.file.absolute()) in message]
         where = places[0] if len(places) == 1 else ", ".join(t.place for t in self.opened.values())
-        line = "" if found.line is None else f", line {found.line}"
-        return ValueError(f"{where}{line}: {found.reason}. Get the file again: {page}")
+        line = "" if problem.line is None else f", line {problem.line}"
+        return ValueError(f"{where}{line}: {problem.reason}. Get the file again: {page}")
 
 
 @contextmanager
@@ -281,7 +282,7 @@ def open_extract(dataset: DatasetName, root: Any, memory: str) -> Iterator[Extra
 def _files(dataset: DatasetName, root: Path) -> dict[str, Path]:
     """The best file of each declared table."""
     files = [file for depth in ("*", "*/*", "*/*/*") for file in sorted(root.glob(depth))]
-    found: dict[str, Path] = {}
+    best: dict[str, Path] = {}
     for suffixes in _SUFFIXES:
         alike: dict[str, list[Path]] = {}
         for file in files:
@@ -291,13 +292,13 @@ def _files(dataset: DatasetName, root: Path) -> dict[str, Path]:
                 if name.endswith(suffix) and table in TABLES[dataset]:
                     alike.setdefault(table, []).append(file)
         for table, paths in alike.items():
-            if table not in found and len(paths) > 1:
+            if table not in best and len(paths) > 1:
                 places = " and ".join(path.relative_to(root).as_posix() for path in paths[:3])
                 raise ValueError(
                     f"two files for {table}: {places}. Pass root= of one version, or remove one"
                 )
-            found.setdefault(table, paths[0])
-    return found
+            best.setdefault(table, paths[0])
+    return best
 
 
 def _unmasked(column: Any) -> np.ndarray:

@@ -62,9 +62,9 @@ def find(
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root.name!r}. Pass root= where the .csv.gz files are")
     there = _files(root)
-    found = {table: there.get(source.stem.format(table).lower(), []) for table in tables}
-    found = {table: paths for table, paths in found.items() if paths or table not in optional}
-    missing = [table for table, paths in found.items() if not paths]
+    by_table = {table: there.get(source.stem.format(table).lower(), []) for table in tables}
+    by_table = {table: paths for table, paths in by_table.items() if paths or table not in optional}
+    missing = [table for table, paths in by_table.items() if not paths]
     if missing:
         name = source.stem.format(missing[0])
         raise FileNotFoundError(
@@ -72,21 +72,21 @@ def find(
             f"the folder given as root. Access is asked for at {source.page}; to go on without, "
             f"pass skip={missing!r} (--skip {' --skip '.join(missing)})"
         )
-    for table, paths in found.items():
+    for table, paths in by_table.items():
         if len(paths) > 1:
             names = " and ".join(path.relative_to(root).as_posix() for path in paths)
             raise ValueError(
                 f"two files for {table}: {names}. Pass root= of one version, or remove one"
             )
     return {
-        table: read_header(found[table][0], table, tables[table], source, root=root)
-        for table in found
+        table: read_header(by_table[table][0], table, tables[table], source, root=root)
+        for table in by_table
     }
 
 
 def _files(root: Path) -> dict[str, list[Path]]:
     """List the .csv and .csv.gz files below a folder by their names in lower case."""
-    found: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for folder, folders, names in os.walk(root, followlinks=True):
         here = Path(folder)
         deep = len(here.relative_to(root).parts) >= _DEPTH
@@ -94,8 +94,8 @@ def _files(root: Path) -> dict[str, list[Path]]:
         for name in sorted(names):
             for suffix in _SUFFIXES:
                 if name.lower().endswith(suffix) and not name.startswith("."):
-                    found.setdefault(name.lower().removesuffix(suffix), []).append(here / name)
-    return found
+                    by_name.setdefault(name.lower().removesuffix(suffix), []).append(here / name)
+    return by_name
 
 
 def read_header(

@@ -93,10 +93,10 @@ def _tell_faults(extract: Extract, rules: Sequence[Rule], start: str) -> None:
     tests = ", ".join(
         f"count(*) FILTER (NOT coalesce({rule.keep}, false)) AS n{k}" for k, rule in enumerate(rare)
     )
-    found = extract.fetch(f"SELECT {tests} FROM candidate")
-    told = [(int(found[f"n{k}"][0]), rule.says) for k, rule in enumerate(rare)]
-    if any(n for n, _ in told):
-        listed = "; ".join(f"{count_of(n)} not {says!r}" for n, says in told if n)
+    counts = extract.fetch(f"SELECT {tests} FROM candidate")
+    faults = [(int(counts[f"n{k}"][0]), rule.says) for k, rule in enumerate(rare)]
+    if any(n for n, _ in faults):
+        listed = "; ".join(f"{count_of(n)} not {says!r}" for n, says in faults if n)
         extract.say(f"{start} that are left out for what the tables say of them: {listed}")
 
 

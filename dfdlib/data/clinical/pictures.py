@@ -101,8 +101,8 @@ class Conversion:
         before = self._claim(images["dicom_id"])
         states, self._kept = self._compare(images["dicom_id"], before)
         self.states = pd.DataFrame(states, columns=["bytes", "modified"], index=images.index)
-        told = json.dumps([images["dicom_id"].tolist(), states]).encode()
-        self.plan = hashlib.sha256(told).hexdigest()
+        content = json.dumps([images["dicom_id"].tolist(), states]).encode()
+        self.plan = hashlib.sha256(content).hexdigest()
         self.part = out / f"images-{self.plan[:12]}.npy.part"
         self.ready = self.part.with_suffix(".parquet")
 
@@ -147,11 +147,11 @@ class Conversion:
             with bar, ThreadPoolExecutor(workers) as pool:  # Pillow lets go of the lock
                 for n in pool.map(work, left[start:] + left[:start]):
                     bar.update(n)
-        found = {}
+        failures = {}
         for k in range(self._n_parts):
             for position, why in json.loads(self._mark(k).read_text(encoding="utf-8")).items():
-                found[int(position)] = why
-        return dict(sorted(found.items()))
+                failures[int(position)] = why
+        return dict(sorted(failures.items()))
 
     def prepare(self, index: bytes) -> None:
         """Say that all parts count.
@@ -283,8 +283,8 @@ class Conversion:
         for position, (name, file) in enumerate(zip(names, self.files, strict=True)):
             row, size, modified = known.get(name, (-1, -1, -1))
             try:
-                found = file.stat()
-                state = (found.st_size, found.st_mtime_ns)
+                status = file.stat()
+                state = (status.st_size, status.st_mtime_ns)
             except OSError:
                 state = (size, modified)
             same = state == (size, modified) or (size == -1 and state[1] <= modified)

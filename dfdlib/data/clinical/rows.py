@@ -16,7 +16,7 @@ _UNIT = "(SELECT position, id, patient, cut, origin FROM unit) u"
 
 _ENTRY_ERRORS = 0.01  # the share of values out of bounds that needs no word
 _SOME = 10  # so many times are not all at midnight by chance
-_NEARLY_ALL = 0.95  # the share of rows out of the window that is told
+_NEARLY_ALL = 0.95  # the share of rows out of the window that is warned of
 _LONG_BEFORE = 365 * 24  # hours before a stay at which nothing of it is recorded
 
 
@@ -36,14 +36,14 @@ def _vector(extract: Extract, modality: Vector, n: int) -> pd.DataFrame:
         f"count(*) FILTER ({about.unread}) AS u{k}"
         for k, about in enumerate(modality.features.values())
     )
-    found = extract.fetch(
+    aggregated = extract.fetch(
         f"SELECT u.position, {columns} FROM {modality.source} "
         f"JOIN {_UNIT} ON {modality.key} = u.id GROUP BY u.position"
     )
     grid = np.full((n, len(modality.features)), np.nan)
-    at = found["position"].astype(np.int64)
+    at = aggregated["position"].astype(np.int64)
     for k, (name, about) in enumerate(modality.features.items()):
-        value, other = (found[f"{sign}{k}"].astype(np.float64) for sign in "vw")
+        value, other = (aggregated[f"{sign}{k}"].astype(np.float64) for sign in "vw")
         # a stay that a table has twice counts once, but not where its rows contradict each other
         two = ~np.isnan(value) & (value != other)
         grid[at, k] = np.where(two, np.nan, value)
@@ -52,8 +52,10 @@ def _vector(extract: Extract, modality: Vector, n: int) -> pd.DataFrame:
                 f"{name}: {count_of(int(two.sum()))} rows of the cohort have two values in "
                 f"{extract.places(modality.tables)}, and count as missing"
             )
-        _tell_bounds(extract, name, about, int(found[f"n{k}"].sum()), int(found[f"m{k}"].sum()))
-        if unread := int(found[f"u{k}"].sum()):
+        _tell_bounds(
+            extract, name, about, int(aggregated[f"n{k}"].sum()), int(aggregated[f"m{k}"].sum())
+        )
+        if unread := int(aggregated[f"u{k}"].sum()):
             extract.say(
                 f"{extract.places(modality.tables)}: {count_of(unread)} rows of the cohort hold "
                 f"something else where {name!r} is read, and count as missing there"
@@ -100,12 +102,12 @@ def _codes(extract: Extract, modality: Codes, n: int) -> Ragged:
     words = pd.DataFrame(extract.fetch("SELECT DISTINCT word FROM event"))
     words["code"] = np.array([code_id(word) for word in words["word"]], dtype=np.int64)
     extract.register("numbered", words)
-    found = extract.fetch(
+    entries = extract.fetch(
         "SELECT position, code FROM event JOIN numbered USING (word) ORDER BY position, t, word"
     )
     extract.run("DROP TABLE event; DROP TABLE seen")
     known = dict(zip(words["code"].tolist(), words["word"].tolist(), strict=True))
-    return ragged(found["position"], found["code"].astype(np.int64), n, known)
+    return ragged(entries["position"], entries["code"].astype(np.int64), n, known)
 
 
 def _series(extract: Extract, modality: Series, n: int) -> Ragged:
@@ -121,26 +123,26 @@ def _series(extract: Extract, modality: Series, n: int) -> Ragged:
     _look(extract, event, {"value": event.value, "flag": event.flag})
     other = _other_units(extract, event, _tell_rows(extract, event))
     value, flag = ("unnest(value)", "unnest(flag)") if event.several else ("value", "flag")
-    found = extract.fetch(
+    entries = extract.fetch(
         f"SELECT * FROM (SELECT DISTINCT position, t, {value} AS value, {flag} AS flag FROM seen "
         f"WHERE {_ENTERS} AND NOT ({other})) WHERE t IS NOT NULL AND isfinite(value) "
         "AND flag IS NOT NULL ORDER BY position, t, flag, value"
     )
     extract.run("DROP TABLE seen")
-    columns = [found[name].astype(np.float32) for name in ("t", "value", "flag")]
-    return ragged(found["position"], np.column_stack(columns), n, dict(enumerate(modality.units)))
+    columns = [entries[name].astype(np.float32) for name in ("t", "value", "flag")]
+    return ragged(entries["position"], np.column_stack(columns), n, dict(enumerate(modality.units)))
 
 
-# What is told of each row of a table: the places of these are those of the bits of `told`.
-_TOLD = (
+# What is known of each row of a table: the bits of `facts`, in this order.
+_FACTS = (
     *("enters", "nobody", "unknown", "other", "kept", "timeless", "late", "after", "before"),
     *("unread", "respelt", "values", "midnight"),
 )
-_ENTERS = f"told & {1 << _TOLD.index('enters')} <> 0"
+_ENTERS = f"facts & {1 << _FACTS.index('enters')} <> 0"
 
 
 def _look(extract: Extract, event: Events, columns: dict[str, str]) -> None:
-    """Read the rows of a table, once, into a table `seen`: what is told of each, and what enters.
+    """Read the rows of a table, once, into a table `seen`: facts about each, and what enters.
 
     What was recorded after the cut of its row does not enter.
 
@@ -149,13 +151,13 @@ def _look(extract: Extract, event: Events, columns: dict[str, str]) -> None:
         event: which rows.
         columns: what is read of those that enter, as SQL.
     """
-    theirs = f"(({event.owner} = u.patient) IS NOT FALSE)" if event.owner else "true"
-    matched, known = f"u.kept AND {theirs}", f"({event.recorded})"
+    same_patient = f"(({event.owner} = u.patient) IS NOT FALSE)" if event.owner else "true"
+    matched, known = f"u.kept AND {same_patient}", f"({event.recorded})"
     tests = {
         "enters": f"{matched} AND {known} <= u.cut",
         "nobody": f"{event.key} IS NULL",
         "unknown": f"{event.key} IS NOT NULL AND u.id IS NULL",
-        "other": f"NOT {theirs}",
+        "other": f"NOT {same_patient}",
         "kept": matched,
         "timeless": f"{matched} AND {known} IS NULL",
         "late": f"{matched} AND {known} > u.cut",
@@ -168,23 +170,23 @@ def _look(extract: Extract, event: Events, columns: dict[str, str]) -> None:
         if event.clocked
         else "false",
     }
-    told = " + ".join(
+    bits = " + ".join(
         f"CASE WHEN {tests[name]} THEN {1 << place} ELSE 0 END"
-        for place, name in enumerate(_TOLD)
+        for place, name in enumerate(_FACTS)
         if tests[name] != "false"
     )
     read = "".join(
         f", CASE WHEN {tests['enters']} THEN {sql} END AS {name}" for name, sql in columns.items()
     )
     extract.run(
-        f"CREATE OR REPLACE TEMP TABLE seen AS SELECT u.position, CAST({told} AS SMALLINT) AS told,"
-        f" CAST({event.time} AS DOUBLE) AS t, {event.item or 'NULL'} AS item, "
+        f"CREATE OR REPLACE TEMP TABLE seen AS SELECT u.position, CAST({bits} AS SMALLINT) "
+        f"AS facts, CAST({event.time} AS DOUBLE) AS t, {event.item or 'NULL'} AS item, "
         f"{event.unit or 'NULL'} AS unit{read} FROM {event.source} "
         f"LEFT JOIN known u ON {event.key} = u.id WHERE {event.where}"
     )
 
 
-# ---------------------------------------------------------------- what is said of the rows
+# ---------------------------------------------------------------- warnings about the rows
 
 
 def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
@@ -195,25 +197,25 @@ def _tell_rows(extract: Extract, event: Events) -> pd.DataFrame:
     """
     unit = _plain_unit("unit") if event.unit else "unit"
     counts = ", ".join(
-        f"coalesce(sum(n) FILTER (told & {1 << place} <> 0), 0)::BIGINT AS {name}"
-        for place, name in enumerate(_TOLD)
+        f"coalesce(sum(n) FILTER (facts & {1 << place} <> 0), 0)::BIGINT AS {name}"
+        for place, name in enumerate(_FACTS)
     )
     table = pd.DataFrame(
         extract.fetch(
             f"SELECT item, {unit} AS unit, sum(n)::BIGINT AS rows, {counts} FROM "
-            "(SELECT item, unit, told, count(*) AS n FROM seen GROUP BY ALL) GROUP BY ALL"
+            "(SELECT item, unit, facts, count(*) AS n FROM seen GROUP BY ALL) GROUP BY ALL"
         )
     )
-    n = {name: int(table[name].sum()) for name in ("rows", *_TOLD)}
+    n = {name: int(table[name].sum()) for name in ("rows", *_FACTS)}
     place, key = extract.places(event.tables[:1]), event.key.rpartition(".")[2]
-    said = [
+    left_out = [
         (n["nobody"], f"name no {key}"),
         (n["unknown"], f"have a {key} that no row of the cohort's tables has"),
         (n["other"], f"name another patient than their {key} does"),
         (n["timeless"], "have no time"),
         (n["unread"], f"hold no number in {event.value}"),
     ]
-    if listed := "; ".join(f"{count:,} {what}" for count, what in said if count):
+    if listed := "; ".join(f"{count:,} {what}" for count, what in left_out if count):
         extract.say(f"{place}: of {n['rows']:,} rows some are left out: {listed}")
     if n["respelt"]:
         extract.say(
@@ -245,24 +247,24 @@ def tell_midnights(
 
 def tell_strangers(extract: Extract, table: str, key: str) -> None:
     """Say how many rows of a table are of nobody who could be in the cohort."""
-    found = extract.fetch(
+    counts = extract.fetch(
         f"SELECT count(*) AS n, count(*) FILTER (u.id IS NULL) AS unknown "
         f"FROM {table} LEFT JOIN known u ON {table}.{key} = u.id"
     )
-    if unknown := int(found["unknown"][0]):
+    if unknown := int(counts["unknown"][0]):
         extract.say(
-            f"{extract.places((table,))}: of {int(found['n'][0]):,} rows {unknown:,} have no "
+            f"{extract.places((table,))}: of {int(counts['n'][0]):,} rows {unknown:,} have no "
             f"{key}, or one that no row of the cohort's tables has, and are left out"
         )
 
 
 def _tell_spellings(extract: Extract) -> None:
     """Say that one code is written in several ways, as 401.9 and 4019 are."""
-    found = extract.fetch(
+    counts = extract.fetch(
         "SELECT coalesce(sum(n), 0) AS n FROM (SELECT count(DISTINCT word) AS n FROM event "
         "WHERE alike IS NOT NULL GROUP BY alike) WHERE n > 1"
     )
-    if n := int(found["n"][0]):
+    if n := int(counts["n"][0]):
         extract.say(
             f"codes: {n:,} codes differ only in points, blanks or capital letters from another "
             "one, and are codes of their own. Write each code in one way"

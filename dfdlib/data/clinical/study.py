@@ -20,7 +20,7 @@ class Feature:
         unit: of the value.
         low: below it a value is an error of entry, and counts as missing.
         high: above it too.
-        unread: whether something stands there that is not read as a value; it is told.
+        unread: whether something stands there that is not read as a value; a warning counts it.
     """
 
     value: str
@@ -57,7 +57,7 @@ class Events:
         tables: which tables that are.
         time: hours since the start of the row's stay, on which the order goes.
         recorded: when it was known, in the clock of `u.cut`; what is later does not enter.
-        clocked: whether `recorded` has a time of day: all of them at midnight are told.
+        clocked: whether `recorded` has a time of day: where all are at midnight, a warning says so.
         word: of a code, the word.
         value: of a series, the number.
         flag: of a series, what the number is.

@@ -91,7 +91,7 @@ def declare(options: Options) -> SCM:
             u < 0.08 + 0.7 * intensive_care + 0.15 * pneumothorax
         ),
         # CheXpert's rule: devices may be there
-        "no_finding": _of(disease, lambda *found: np.maximum.reduce(found) == 0),
+        "no_finding": _of(disease, lambda *findings: np.maximum.reduce(findings) == 0),
         **{f"severity_{name}": _of([name, "u"], _severity) for name in disease},
         "burden": _of([f"severity_{name}" for name in disease], lambda *each: sum(each)),
         "scanner": _scanner(options),
@@ -119,8 +119,8 @@ def declare(options: Options) -> SCM:
 def _of(parents: Sequence[str], rule: Callable[..., Any]) -> Callable[..., Any]:
     """A mechanism whose arguments are named by a list; the rule takes them in its order."""
 
-    def mechanism(**given: Any) -> Any:
-        return rule(*(given[name] for name in parents))
+    def mechanism(**values: Any) -> Any:
+        return rule(*(values[name] for name in parents))
 
     kind = Parameter.KEYWORD_ONLY
     signature = Signature([Parameter(name, kind) for name in parents])
