@@ -20,6 +20,7 @@ from dfdlib.book.parameters import (
     require_to_run,
     title_of,
 )
+from dfdlib.errors import unknown
 
 app = typer.Typer(
     help="Re-execute chapters of the book; get clinical data ready.",
@@ -209,7 +210,6 @@ def convert(
 ) -> None:
     """Turn JPEG files of X-rays into one array, once; repeat the command to go on after a stop."""
     from dfdlib.data import mimic_cxr
-    from dfdlib.errors import unknown
 
     with _explained():
         if dataset.replace("-", "_") != "mimic_cxr":

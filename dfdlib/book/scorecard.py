@@ -19,6 +19,20 @@ import pandas as pd
 from dfdlib.book.chapter import book_root, claims_table, load_claims
 from dfdlib.files import slug
 
+__all__ = [
+    "PRIMARY",
+    "SEEDS",
+    "VERDICTS",
+    "Part",
+    "answers",
+    "card",
+    "evidence",
+    "published",
+    "reproduce",
+    "summarise",
+    "system",
+]
+
 
 def answers(root: Path | None = None) -> dict[str, list[str]]:
     """Find the chapters that answer each claim: those whose claim box names it in its title."""
@@ -173,20 +187,6 @@ PRIMARY = {
     "mmvm-other-data": (_MMVM,),
 }
 EVERY = (Part(says="every result"),)
-
-__all__ = [
-    "PRIMARY",
-    "SEEDS",
-    "VERDICTS",
-    "Part",
-    "answers",
-    "card",
-    "evidence",
-    "published",
-    "reproduce",
-    "summarise",
-    "system",
-]
 
 VERDICTS = ("held", "mixed", "undecided", "did not hold", "not tested here")
 

@@ -7,16 +7,14 @@ from dfdlib.causal.graphs import (
     Answer,
     adjustment_sets,
     check_adjustment,
-    d_separated,
-    dag,
     explain_adjustment,
     frontdoor_sets,
     implied_independences,
-    paths,
 )
 from dfdlib.causal.imputation import MultipleImputation, Pooled, rubin
 from dfdlib.causal.missingness import classify, hide, indicators, proxies, recoverable
 from dfdlib.causal.scm import SCM
+from dfdlib.causal.separation import d_separated, dag, paths
 
 __all__ = [
     "AIPW",

@@ -14,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from dfdlib.causal.arrays import NUMBERS, numbers, plain, same_order
 from dfdlib.causal.arrays import levels as read_levels
-from dfdlib.causal.graphs import check_adjustment, conditioned, spell, walk
+from dfdlib.causal.graphs import check_adjustment
 from dfdlib.causal.missingness import indicators
+from dfdlib.causal.separation import conditioned, spell, walk
 from dfdlib.errors import check_name
 
 MOST_LEVELS = 20

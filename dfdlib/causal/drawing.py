@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from dfdlib.causal.graphs import check_acyclic, marked, node_set
 from dfdlib.causal.missingness import indicators
+from dfdlib.causal.separation import check_acyclic, marked, node_set
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -48,7 +48,7 @@ def draw(
         ValueError: For a cycle, an unknown node, or positions that leave out a node.
 
     Example:
-        >>> from dfdlib.causal.graphs import dag
+        >>> from dfdlib.causal import dag
         >>> ax = draw(dag("X <- C -> Y; X -> Y", latent="C"))
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['observed', 'latent']

@@ -21,6 +21,9 @@ from dfdlib.causal import overlap
 from dfdlib.causal import overlap as overlap_module
 from dfdlib.causal.arms import Arms, design, design_names, read_arms
 
+__all__ = ["AIPW", "IPW", "BackdoorAdjustment"]
+
+
 # Not typing.Self: the shape checks of the tests wrap each method by itself and cannot read it.
 E = TypeVar("E", bound="Estimator")
 
@@ -246,9 +249,6 @@ class Weighted(Estimator):
         self.raw_propensity_ = raw
         self.propensity_ = np.maximum(raw, self.clip)
         return self.propensity_
-
-
-__all__ = ["AIPW", "IPW", "BackdoorAdjustment"]
 
 
 class BackdoorAdjustment(Estimator):

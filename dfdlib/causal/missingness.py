@@ -12,15 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dfdlib.causal.arrays import numbers, plain
-from dfdlib.causal.graphs import (
-    Answer,
-    adjustment_sets,
-    check_acyclic,
-    marked,
-    node_set,
-    spell,
-    walk,
-)
+from dfdlib.causal.graphs import Answer, adjustment_sets
+from dfdlib.causal.separation import check_acyclic, marked, node_set, spell, walk
 from dfdlib.errors import check_name
 
 Names = frozenset[str]

@@ -13,8 +13,9 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from dfdlib.causal.graphs import Path, adjustment_sets, d_separated, explain_adjustment, walk
+from dfdlib.causal.graphs import adjustment_sets, explain_adjustment
 from dfdlib.causal.scm import SCM
+from dfdlib.causal.separation import Path, d_separated, walk
 from dfdlib.errors import check_name
 
 Reading = Literal["1", "2", "3", "spurious", "anticausal"]

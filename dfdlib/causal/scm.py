@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dfdlib.causal.drawing import draw, layout
-from dfdlib.causal.graphs import as_set, check_acyclic
+from dfdlib.causal.separation import as_set, check_acyclic
 from dfdlib.errors import check_name, suggestion
 
 if TYPE_CHECKING:

@@ -55,7 +55,8 @@ _WORDS: dict[str, Any] = {
 class DFD(Classifier):
     r"""Dual-stream feature decorrelation: two streams over one graph, and heads kept apart.
 
-    Source: arXiv 2601.21941, re-implemented from its description: neither text nor code is public.
+    Source: arXiv 2601.21941, re-implemented from its description: the text could not be read for
+    this book, and no code was found.
     A gate gives every patient-modality edge :math:`\tau`. Two copies of a backbone read the same
     tokens, one with messages scaled by :math:`\tau`, one by :math:`1 - \tau`:
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor, nn
 
 from dfdlib.data import Ragged, Schema
@@ -143,6 +143,24 @@ def _holders(values: Ragged, place: Int64[Tensor, " total"], size: int) -> Int64
     return torch.bincount(cells % max(1, size), minlength=size)[:size]
 
 
+def mean_and_std(
+    values: Float64[Tensor, "n k"], there: Float64[Tensor, "n k"]
+) -> tuple[Float64[Tensor, " k"], Float64[Tensor, " k"]]:
+    """Mean and standard deviation of what is there in each column; 1 where nothing varies.
+
+    Example:
+        >>> values, there = torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([[1.0], [1.0], [0.0]])
+        >>> [float(number) for number in mean_and_std(values.double(), there.double())]
+        [2.0, 1.0]
+    """
+    n = there.sum(0).clamp(min=1)
+    mean = (values * there).sum(0) / n
+    std = (((values - mean) * there).square().sum(0) / n).sqrt()
+    # a constant column has a standard deviation of rounding errors, not of zero
+    constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
+    return mean, torch.where(constant, torch.ones_like(std), std)
+
+
 class VectorEncoder(nn.Module):
     r"""Standardise numbers with the training part's moments, then a two-layer perceptron.
 
@@ -186,15 +204,10 @@ class VectorEncoder(nn.Module):
 
     def fit(self, values: Float[Tensor, "n k"], flags: Bool[Tensor, "n k"]) -> None:
         """Take mean and standard deviation of the observed values."""
-        wide, flag = values.double(), flags.double()
-        n = flag.sum(0).clamp(min=1)
-        mean = (wide * flag).sum(0) / n
-        std = (((wide - mean) * flag).square().sum(0) / n).sqrt()
-        # a constant feature has a standard deviation of rounding errors, not of zero
-        constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
+        mean, std = mean_and_std(values.double(), flags.double())
         self.seen.copy_(flags.any(0))
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+        self.std.copy_(std)
         self.holders = flags.sum(0)
 
     def forget_rare(self) -> int:

@@ -75,8 +75,8 @@ class Deconfounder(nn.Module):
     r"""Adjust a prediction for which modalities are missing; a head for any method and backbone.
 
     Source: the deconfounding module of arXiv 2509.05615, "approximates causal intervention based on
-    backdoor adjustment". What it does exactly is not public, so the forms that this can mean are
-    kept apart:
+    backdoor adjustment". The text could not be read for this book, so the forms that this can
+    mean are kept apart:
 
     `stratified`
         :math:`\sum_r P(r)\, P(y \mid x, r)` over the training part's patterns r, on [h ; r].
@@ -126,7 +126,7 @@ class Deconfounder(nn.Module):
         n_levels: levels of the latent confounder (substitute).
         proxies: covariates or groups of the training part that tell what drove the mask; no model
             input, and not needed at prediction (substitute, ipw).
-        clip: the largest weight, in multiples of the mean; a cut is told (ipw).
+        clip: the largest weight, in multiples of the mean; truncation warns (ipw).
         rate: probability of hiding a modality (dropout).
         n_patterns: with more than 8 modalities, how many training patients are drawn to stand for
             all patterns; up to 8 all patterns are kept.

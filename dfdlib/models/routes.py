@@ -348,8 +348,7 @@ class Prototypes(ByPattern):
         return names, self.prior, there if self.learned else self.centres
 
 
-# ---------------- Routes that act in training only: inverse-probability weights, modality
-# dropout
+# ---------------- Routes that act in training only
 
 
 class InverseProbability(Route):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dfdlib.data import Schema
 from dfdlib.errors import unknown
 from dfdlib.models.backbone import LEAST
+from dfdlib.models.encoders import mean_and_std
 
 Likelihood = Literal["laplace", "gaussian", "bernoulli", "poisson"]
 
@@ -96,14 +97,11 @@ class View(nn.Module):
             return
         wide, flag = values.double(), flags.double()
         wide = wide.log1p() if self.likelihood == "poisson" else wide
-        n = flag.sum(0).clamp(min=1)
-        mean = (wide * flag).sum(0) / n
-        std = (((wide - mean) * flag).square().sum(0) / n).sqrt()
-        constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
+        mean, std = mean_and_std(wide, flag)
         self.known.copy_(flags.any(0))
         if self.likelihood != "bernoulli":
             self.mean.copy_(mean)
-            self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+            self.std.copy_(std)
         self.holders = flags.sum(0)
 
     def forget_rare(self) -> int:
