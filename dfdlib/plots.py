@@ -330,6 +330,8 @@ def panels(
     """
     _require(frame, (by,))
     values = frame[by].unique().tolist()
+    if not values:
+        raise ValueError("the frame has no rows, so there are no panels. Pass rows to draw.")
     columns = min(columns, len(values))
     rows = math.ceil(len(values) / columns)
     with plt.rc_context({"figure.constrained_layout.use": False}):  # it asks for a tight one
@@ -488,9 +490,11 @@ def _percent(share: float) -> str:
 
 
 def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"figures take a DataFrame, got a {type(frame).__name__}. Pass a DataFrame")
     missing = [name for name in columns if name not in frame]
     if missing:
         raise ValueError(
             f"the frame has no column {missing[0]!r}, only {', '.join(map(str, frame.columns))}. "
-            "Name the columns, for example interval_plot(frame, group='site', ...)."
+            "Name the columns of yours, for example group='site'."
         )

@@ -420,3 +420,10 @@ def test_panels_part_a_frame_and_keep_its_order(runs, curves):
     assert [ax.get_xlabel() for ax in axes] == ["", "epochs", "epochs"]
     assert all(ax.get_ylabel() == "AUROC" for ax in axes)
     assert not axes[0].get_shared_y_axes().joined(axes[0], axes[1])
+
+
+def test_what_cannot_be_drawn_is_refused(runs):
+    with pytest.raises(ValueError, match="the frame has no rows, so there are no panels"):
+        next(plots.panels(runs.iloc[:0], by="panel"))
+    with pytest.raises(ValueError, match=r"no column 'site', only .* for example group='site'"):
+        next(plots.panels(runs, by="site"))

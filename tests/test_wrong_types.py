@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import json, warnings
 import numpy as np, pandas as pd, torch
-from dfdlib import evaluation, models, training
+from dfdlib import evaluation, models, plots, training
 from dfdlib.data import Cohort
 from dfdlib.evaluation import audit_leaks, compare, evaluate, out_of_fold, out_of_group
 from dfdlib.evaluation import predict_proba, probe
@@ -62,6 +62,7 @@ REFUSED = {
     "models.Deconfounder(route=None)": ROUTE.format("None"),
     "make('DFD', head='linear')": r"^DFD takes .* as head=, got a str\. Write head=Linear\(\)$",
     "make('DFD', encoders=[3])": r"^encoders= takes a dict .*, got a list\. Write encoders=",
+    "plots.line_plot({'x': [1]}, x='x', xlabel='x')": "^figures take a DataFrame, got a dict. Pass",
     "compare(1, 2)": REPORT.format("a", "an int"),
     "compare(report, 2)": REPORT.format("b", "an int"),
     "compare('a', 'b')": REPORT.format("a", "a str"),

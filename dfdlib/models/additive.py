@@ -44,9 +44,9 @@ class Additive(Route, ABC):
         n_patterns: int = 256,
     ) -> None:
         super().__init__(n_patterns=n_patterns)
-        check_option("weight", weight, weight >= 0, "0 or more")
-        check_option("momentum", momentum, 0 <= momentum < 1, "0 or more, and under 1")
-        check_option("subtract", subtract, isinstance(subtract, bool), "True or False")
+        check_option("weight", weight, lambda value: value >= 0, "0 or more")
+        check_option("momentum", momentum, lambda value: 0 <= value < 1, "0 or more, and under 1")
+        check_option("subtract", subtract, lambda value: isinstance(value, bool), "True or False")
         self.weight, self.momentum, self.subtract = weight, momentum, subtract
         for name, size in (("trace", (0, 0)), ("moving_sum", (0, 0)), ("moving_count", (0, 1))):
             self.register_buffer(name, torch.zeros(size))
@@ -246,7 +246,7 @@ class Substitute(Additive):
         n_patterns: int = 256,
     ) -> None:
         super().__init__(weight=weight, momentum=momentum, subtract=subtract, n_patterns=n_patterns)
-        check_option("n_levels", n_levels, n_levels >= 2, "2 or more")
+        check_option("n_levels", n_levels, lambda value: value >= 2, "2 or more")
         check_proxies(proxies)
         self.n_levels, self.proxies = n_levels, proxies
         self.levels = LatentClasses(n_levels=n_levels)

@@ -24,12 +24,16 @@ class Parts(NamedTuple):
     weight: Float[Tensor, "n g"]
 
 
-def check_option(name: str, value: object, valid: bool, range_: str) -> None:
-    """Refuse an option of a route that is out of range.
+def check_option(name: str, value: Any, is_valid: Callable[[Any], bool], range_: str) -> None:
+    """Refuse an option of a route that is out of range, or of a type that has no such range.
 
     Raises:
         ValueError: if it is not valid.
     """
+    try:
+        valid = is_valid(value)
+    except TypeError:
+        valid = False
     if not valid:
         raise ValueError(f"{name}={value!r} is out of range. Pass {range_}")
 
@@ -40,8 +44,11 @@ def check_proxies(proxies: Sequence[str]) -> None:
     Raises:
         ValueError: if they are none.
     """
-    valid = not isinstance(proxies, str) and all(isinstance(name, str) for name in proxies)
-    check_option("proxies", proxies, valid, "a list of names, such as ['severity']")
+
+    def are_names(value: Any) -> bool:
+        return not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+    check_option("proxies", proxies, are_names, "a list of names, such as ['severity']")
 
 
 class Route(Resizable, ABC):
@@ -60,7 +67,7 @@ class Route(Resizable, ABC):
 
     def __init__(self, *, n_patterns: int = 256) -> None:
         super().__init__()
-        check_option("n_patterns", n_patterns, n_patterns >= 1, "1 or more")
+        check_option("n_patterns", n_patterns, lambda value: value >= 1, "1 or more")
         self.n_patterns = n_patterns
         self.patterns = Patterns(limit=n_patterns)
         self.register_buffer("multiclass", torch.tensor(False))
@@ -270,10 +277,10 @@ class Prototypes(ByPattern):
         n_patterns: int = 256,
     ) -> None:
         super().__init__(n_patterns=n_patterns)
-        check_option("n_prototypes", n_prototypes, n_prototypes >= 1, "1 or more")
-        known = dictionary in ("kmeans", "learned")
-        check_option("dictionary", dictionary, known, "'kmeans' or 'learned'")
-        check_option("temperature", temperature, temperature > 0, "a number over 0")
+        check_option("n_prototypes", n_prototypes, lambda value: value >= 1, "1 or more")
+        words = ("kmeans", "learned")
+        check_option("dictionary", dictionary, lambda word: word in words, "'kmeans' or 'learned'")
+        check_option("temperature", temperature, lambda value: value > 0, "a number over 0")
         self.n_prototypes, self.dictionary, self.temperature = n_prototypes, dictionary, temperature
         self.learned = dictionary == "learned"
         self.register_buffer("centres", torch.zeros(0, 0))
@@ -389,7 +396,7 @@ class InverseProbability(Route):
     ) -> None:
         super().__init__(n_patterns=n_patterns)
         check_proxies(proxies)
-        check_option("clip", clip, clip > 1, "a number over 1")
+        check_option("clip", clip, lambda value: value > 1, "a number over 1")
         self.proxies, self.clip = proxies, clip
         # of the training part's rows: no part of a saved model
         self.register_buffer("rows", torch.zeros(0), persistent=False)
@@ -467,7 +474,7 @@ class Dropout(Route):
 
     def __init__(self, *, rate: float | int = 0.3, n_patterns: int = 256) -> None:
         super().__init__(n_patterns=n_patterns)
-        check_option("rate", rate, 0 <= rate < 1, "0 or more, and under 1")
+        check_option("rate", rate, lambda value: 0 <= value < 1, "0 or more, and under 1")
         self.rate = rate
 
     def mask(self, observed: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:

@@ -18,6 +18,7 @@ from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier, Deconfounder, Invariant, TokenTransformer
 from dfdlib.models.heads import ROUTES
 from dfdlib.models.patterns import LatentClasses, Patterns, average, pattern_propensity
+from dfdlib.models.routes import check_option
 from dfdlib.training import Stage, fit, load_model
 
 TASKS = ["binary", "multiclass", "multilabel"]
@@ -789,3 +790,9 @@ def test_where_values_are_missing_at_random_nothing_is_lost(route):
     seeds = range(2)
     loss = scores("mcar", None, seeds=seeds) - scores("mcar", route, seeds=seeds)
     assert loss.max() < 0.01
+
+
+def test_an_option_of_another_type_is_refused_as_out_of_range():
+    """Past the type hints, which pytest enforces before the message has a chance."""
+    with pytest.raises(ValueError, match=r"momentum='a' is out of range\. Pass under 1"):
+        check_option("momentum", "a", lambda value: value < 1, "under 1")
