@@ -71,6 +71,7 @@ refresh: $(INSTALLED) ## Re-execute chapters in place and normalise their files
 lint: $(INSTALLED) ## Check style, types, the import contract, notebooks and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/notebooks.py check $(CHAPTERS)

@@ -120,7 +120,7 @@ def peer(kind: str, size: int, *, plain: bool) -> tuple[nn.Module, Loss]:
     options = {
         "n_modalities": len(VIEWS),
         "latent_dim": D,
-        "input_dims": {name: (1, size, size) for name in VIEWS},
+        "input_dims": dict.fromkeys(VIEWS, (1, size, size)),
         "decoders_dist": dict.fromkeys(VIEWS, "laplace"),
         "decoder_dist_params": {name: {"scale": 0.75} for name in VIEWS},
     }

@@ -34,7 +34,6 @@ class Hidden(MetaPathFinder):
         """Refuse what is hidden, and leave the rest to other finders."""
         if fullname.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
 
     def hide(self, name):
         """Hide a package that was imported before."""

@@ -142,7 +142,7 @@ def test_the_main_table_asks_for_the_score_at_home_too(grid, tmp_path, home, ver
         }
         scores["ERM"] = {"id": 0.7, "shifted": 0.5, "randomised": 0.6}
         best = {"id": 0.8, "shifted": 0.8 + gain / 10, "randomised": 0.8}
-        scores |= {name: best for name in main_table.ORACLES}
+        scores |= dict.fromkeys(main_table.ORACLES, best)
         keys = {"preset": "anticausal", "n": 2000, "backbone": "GRAPE", "part": "DFD", "seed": seed}
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps({**keys, "scores": scores, "signatures": {}}), "utf-8")

@@ -158,9 +158,7 @@ def _claims_page(claims: list[dict[str, Any]]) -> str:
     ]
     for paper, (title, key) in _PAPERS.items():
         parts.append(f"\n## {title}\n\nPublished as {{cite:t}}`{key}`.\n")
-        for claim in claims:
-            if paper in claim["source"]:
-                parts.append(_claim_section(claim))
+        parts.extend(_claim_section(claim) for claim in claims if paper in claim["source"])
     return "".join(parts)
 
 

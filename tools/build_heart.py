@@ -64,7 +64,7 @@ SLOPE = {"upsloping": "up", "flat": "flat", "downsloping": "down", "": ""}
 THALLIUM = {
     "normal": "normal",
     "fixed defect": "fixed defect",
-    "reversable defect": "reversible defect",
+    "reversable defect": "reversible defect",  # codespell:ignore reversable
     "": "",
 }
 

@@ -128,7 +128,9 @@ def main() -> int:
     parser.add_argument("command", choices=commands)
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
-    return 0 if all([commands[arguments.command](path) for path in arguments.notebooks]) else 1
+    # a list: a chapter that fails does not keep the next from its turn
+    done = [commands[arguments.command](path) for path in arguments.notebooks]
+    return 0 if all(done) else 1
 
 
 if __name__ == "__main__":

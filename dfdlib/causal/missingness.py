@@ -94,8 +94,10 @@ class Recovery:
                 factor = self._factor(v, (state - {v}) | right)
                 if factor is not None:
                     moves.append((state - {v}, ("factor", v, factor)))
-            for z in sorted(self.variables - state - right):
-                moves.append((state | {z}, ("sum", z, frozenset())))
+            moves.extend(
+                (state | {z}, ("sum", z, frozenset()))
+                for z in sorted(self.variables - state - right)
+            )
             for following, step in moves:
                 if following not in came:
                     came[following] = (state, step)

@@ -215,9 +215,9 @@ def test_an_event_that_moves_past_the_cut_leaves(table, tmp_path):
     events[TIMES[table]] = 721
     after = eicu.load(write(tmp_path / "b", {table: events}))
     name = {"lab": "labs", "vitalaperiodic": "vitals"}.get(table, "codes")
-    gone = {word for word in before.x[name].values.reshape(-1).tolist()} - {
-        word for word in after.x[name].values.reshape(-1).tolist()
-    }
+    gone = set(before.x[name].values.reshape(-1).tolist()) - set(
+        after.x[name].values.reshape(-1).tolist()
+    )
     assert gone
     if name != "codes":
         assert after.x[name].lengths.sum() == 0

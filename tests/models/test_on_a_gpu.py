@@ -54,8 +54,7 @@ ROUTES = ["stratified", "ipw", "invariant", "prototypes", "dropout"]
 def trained(kind, backbone, train, device, **options):
     model = kind(backbone=backbone(d=16), schema=train.schema, **options)
     fabric = Fabric(accelerator=device, devices=1)
-    run = fit(model, train, stages=[Stage(epochs=8)], fabric=fabric, lr=3e-3, batch_size=128)
-    return run
+    return fit(model, train, stages=[Stage(epochs=8)], fabric=fabric, lr=3e-3, batch_size=128)
 
 
 def agree(run, test, folder):
