@@ -4,13 +4,14 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from dfdlib.book import book_root, writable
+from dfdlib.book import beside_reported, book_root, writable
 from dfdlib.book.parameters import (
     check_parameters,
     execute,
@@ -77,6 +78,14 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="notebook to write; default: runs/ of the book")
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="end with each reported number: yours, ours, inside its tolerance or not; "
+            "exit code 1 where one is outside",
+        ),
+    ] = False,
     help_parameters: Annotated[
         bool, typer.Option("--help-parameters", help="list the parameters, and stop")
     ] = False,
@@ -95,7 +104,35 @@ def run(
     if out == path:
         raise typer.BadParameter(f"{out} is the chapter itself. Name another file after --out.")
     _execute_or_exit(path, out, values)
+    if compare:
+        _compare_or_exit(path, out, values)
     typer.echo(str(out))
+
+
+def _compare_or_exit(path: Path, out: Path, values: Mapping[str, Any]) -> None:
+    """Show a run beside what the book reports; exit with 1 where a number is outside."""
+    import nbformat
+
+    root = _or_fail(book_root, path.parent)
+    notebook = nbformat.read(out, as_version=4)
+    table = _or_fail(partial(beside_reported, root=root), notebook, path.stem)
+    if table.empty:
+        typer.echo(f"{path.stem} reports no numbers")
+        return
+    typer.echo(table.assign(inside=table["inside"].map({True: "yes", False: "NO"})).to_string())
+    stored = table["from"] != "this run"
+    outside = int((~table["inside"]).sum())
+    typer.echo(
+        f"\n{len(table) - outside} of {len(table)} numbers are inside their tolerance. This run "
+        f"computed {int((~stored).sum())}; {int(stored.sum())} were read from stored results"
+    )
+    if values:
+        typer.echo(
+            f"The book was computed with its own {', '.join(values)}: other numbers are no error"
+        )
+    if outside:
+        typer.echo(f"{outside} outside. The run is in {out}", err=True)
+        raise typer.Exit(1)
 
 
 def _execute_or_exit(path: Path, out: Path, values: Mapping[str, Any]) -> None:

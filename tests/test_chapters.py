@@ -54,7 +54,7 @@ import pytest
 import yaml
 from nbformat import NotebookNode, v4
 
-from dfdlib import cli
+from dfdlib import book, cli
 from dfdlib.book.own import OF_PAIRS
 
 ROOT = Path(__file__).parents[1]
@@ -346,18 +346,6 @@ def test_chapters_are_numbered_and_in_the_table_of_contents():
 # ------------------------------------------------------------------ reported numbers
 
 
-def glue_records(notebook: NotebookNode) -> dict[str, str]:
-    """Glued values as text, by name."""
-    records = {}
-    for cell in code(notebook):
-        for output in cell.outputs:
-            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-                stored = output["data"]["application/papermill.record/text/plain"]
-                assert name not in records, f"'{name}' is glued twice"
-                records[name] = str(ast.literal_eval(stored))
-    return records
-
-
 def differences(expected: dict, records: dict[str, str], root: Path = ROOT) -> list[str]:
     """Where glued numbers and the entries of expected.yaml part."""
     found = [f"{name} is glued, but not expected" for name in sorted(set(records) - set(expected))]
@@ -366,12 +354,10 @@ def differences(expected: dict, records: dict[str, str], root: Path = ROOT) -> l
             found.append(f"{name} needs exactly value, atol and source")
         elif name not in records:
             found.append(f"{name} is expected, but not glued")
-        elif isinstance(entry["value"], str):
-            if records[name] != entry["value"]:
-                found.append(f"{name} is {records[name]!r}, expected {entry['value']!r}")
-        elif not abs(float(records[name]) - entry["value"]) <= entry["atol"] + 1e-9:
-            found.append(f"{name} is {records[name]}, expected {entry['value']} ± {entry['atol']}")
-        if entry.get("source") != "chapter" and not (root / str(entry.get("source"))).is_file():
+        elif not book.is_as_reported(records[name], entry):
+            near = f" ± {entry['atol']}" * (not isinstance(entry["value"], str))
+            found.append(f"{name} is {records[name]!r}, expected {entry['value']!r}{near}")
+        if entry.get("source") != "chapter" and not (root / str(entry.get("source"))).exists():
             found.append(
                 f"{name}: the source is neither 'chapter' nor a file: {entry.get('source')}"
             )
@@ -383,7 +369,7 @@ EXPECTED = yaml.safe_load((ROOT / "tests" / "expected.yaml").read_text(encoding=
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_reported_numbers_are_as_expected(path):
-    records = glue_records(nbformat.read(path, as_version=4))
+    records = book.glued(nbformat.read(path, as_version=4))
     assert not differences(EXPECTED.get(path.stem, {}), records)
 
 
@@ -398,7 +384,7 @@ def test_glued_numbers_are_used(path):
     used = {
         name.split("::")[-1].split(":")[0] for name in re.findall(r"\{glue:\w*\}`([^`]+)`", text)
     }
-    assert set(glue_records(nbformat.read(path, as_version=4))) <= used
+    assert set(book.glued(nbformat.read(path, as_version=4))) <= used
 
 
 # ------------------------------------------------------------------ the rules themselves

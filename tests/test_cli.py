@@ -116,6 +116,86 @@ def test_a_failed_run_leaves_no_finished_file_and_names_the_cell(book):
     assert (book / "runs" / "03-next-hospital.ipynb.part").exists()
 
 
+# ---------------------------------------------------------------- what the book reports
+
+REPORTED = """\
+03-next-hospital:
+  doubled: {value: 8, atol: 1, source: chapter}
+  site: {value: "va", atol: 0, source: chapter}
+  kept: {value: 0.61, atol: 0.01, source: results/a.json}
+"""
+
+
+@pytest.fixture
+def reporting(book):
+    """The book of one chapter, with numbers that it glues and reports."""
+    path = book / "chapters" / "03-next-hospital.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    lines = 'glue("doubled", 2 * seed)\nglue("site", sites[0])\nglue("kept", 0.6123, digits=2)'
+    notebook.cells.append(v4.new_code_cell(f"from dfdlib.book import glue\n{lines}"))
+    nbformat.write(notebook, path)
+    (book / "tests").mkdir()
+    (book / "tests" / "expected.yaml").write_text(REPORTED)
+    return book
+
+
+def test_a_run_is_compared_with_what_the_book_reports(reporting):
+    result = dfdlib("run", "3", "--compare", "-p", "seed", "4")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[:4] == [
+        ["yours", "ours", "tolerance", "inside", "from"],
+        ["doubled", "8", "8", "1", "yes", "this", "run"],
+        ["site", "va", "va", "0", "yes", "this", "run"],
+        ["kept", "0.61", "0.61", "0.01", "yes", "results/a.json"],
+    ]
+    assert (
+        "3 of 3 numbers are inside their tolerance. This run computed 2; 1 were read from stored "
+        "results\nThe book was computed with its own seed: other numbers are no error"
+    ) in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("03-next-hospital.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "row"),
+    [
+        ("value: 8", "value: 10", "doubled 8 10 1 NO this run"),
+        ('"va"', '"hungary"', "site va hungary 0 NO this run"),
+        ("kept:", "gone:", "gone – 0.61 0.01 NO results/a.json"),
+    ],
+)
+def test_a_number_outside_its_tolerance_is_an_error(reporting, old, new, row):
+    path = reporting / "tests" / "expected.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    result = dfdlib("run", "3", "--compare", "-p", "seed", "4")
+    assert result.exit_code == 1
+    assert row in [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "1 outside. The run is in" in result.stderr
+    assert (reporting / "runs" / "03-next-hospital.ipynb").exists()
+
+
+def test_without_reported_numbers_nothing_is_compared(reporting, monkeypatch):
+    path = reporting / "tests" / "expected.yaml"
+    path.write_text("")
+    result = dfdlib("run", "3", "--compare")
+    assert result.exit_code == 0
+    assert "03-next-hospital reports no numbers" in result.stdout
+    path.unlink()
+    result = dfdlib("run", "3", "--compare")
+    assert result.exit_code == 2
+    assert "tests/expected.yaml, which holds the reported numbers, is not there" in result.stderr
+
+
+def test_a_name_that_is_glued_twice_is_refused(reporting):
+    path = reporting / "chapters" / "03-next-hospital.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(v4.new_code_cell('glue("site", "abbey")'))
+    nbformat.write(notebook, path)
+    result = dfdlib("run", "3", "--compare")
+    assert result.exit_code == 2
+    assert "'site' is glued twice. Give each number a name of its own" in result.stderr
+
+
 def test_an_unknown_parameter_is_refused_before_anything_runs(book):
     result = dfdlib("run", "3", "-p", "sed", "4")
     assert result.exit_code == 2

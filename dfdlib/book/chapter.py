@@ -1,5 +1,6 @@
 """What the chapters share: glued numbers, runs beside stored ones, provenance, the claims."""
 
+import ast
 import html
 import math
 import os
@@ -119,6 +120,82 @@ def glue(name: str, value: Any, *, digits: int | None = None) -> None:
             metadata={"scrapbook": {"name": name, "mime_prefix": _RECORD}},
             raw=True,
         )
+
+
+def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """Read what a notebook glued: as the prose shows it, by name.
+
+    Args:
+        notebook: as `nbformat.read` returns it.
+
+    Raises:
+        ValueError: a name that is glued twice.
+    """
+    found: dict[str, str] = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name in found:
+                raise ValueError(f"'{name}' is glued twice. Give each number a name of its own")
+            if name is not None:
+                found[name] = str(ast.literal_eval(output["data"][f"{_RECORD}text/plain"]))
+    return found
+
+
+def is_as_reported(shown: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a glued number lies within the tolerance of its entry in `tests/expected.yaml`.
+
+    >>> is_as_reported("0.71", {"value": 0.7, "atol": 0.02})
+    True
+    >>> is_as_reported("hungary", {"value": "va", "atol": 0})
+    False
+    """
+    if isinstance(entry["value"], str):
+        return shown == entry["value"]
+    try:
+        apart = abs(float(shown) - entry["value"])
+    except ValueError:  # a word where a number was
+        return False
+    return apart <= entry["atol"] + 1e-9
+
+
+def beside_reported(
+    notebook: Mapping[str, Any], chapter: str, *, root: Path | None = None
+) -> pd.DataFrame:
+    """Put each number that a chapter reports beside that of a run of it.
+
+    Args:
+        notebook: the run, as `nbformat.read` returns it.
+        chapter: name of the chapter, for example "10-ablations".
+        root: folder of the book; None finds it.
+
+    Returns:
+        A row per name: yours, ours, tolerance, inside, and from ("this run", or the stored result
+        that the chapter read). What a run did not glue has "–" as yours.
+
+    Raises:
+        FileNotFoundError: the book is no checkout, which alone has `tests/expected.yaml`.
+    """
+    path = (root or book_root()) / "tests" / "expected.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            "tests/expected.yaml, which holds the reported numbers, is not there. "
+            "Run from a clone of the book's repository"
+        )
+    reported = yaml.safe_load(path.read_text(encoding="utf8")) or {}
+    found = glued(notebook)
+    rows = {
+        name: {
+            "yours": found.get(name, "–"),
+            "ours": str(entry["value"]),
+            "tolerance": str(entry["atol"]),
+            "inside": name in found and is_as_reported(found[name], entry),
+            "from": "this run" if entry["source"] == "chapter" else entry["source"],
+        }
+        for name, entry in reported.get(chapter, {}).items()
+    }
+    columns = ["yours", "ours", "tolerance", "inside", "from"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def beside_seeds(
