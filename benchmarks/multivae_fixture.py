@@ -4,7 +4,7 @@
 
 writes tests/fixtures/multivae.safetensors; the environment is that of requirements-peers.txt.
 Latents are the posterior means in the place of draws, so that everything is a function of weights
-and data.
+and data; but the likelihood by importance sampling and the coherence are of many draws.
 """
 
 from pathlib import Path
@@ -25,6 +25,7 @@ from multivae_peer import (
 from safetensors.torch import save_file
 from torch import nn
 
+DRAWS, WIDER = 100_000, 2.0
 N, D, SIZES = 14, 3, {"a": 5, "b": 4, "c": 2}
 
 
@@ -37,6 +38,7 @@ class Halves(nn.Linear):
 
 def main() -> None:
     """Make the networks and the data, ask both models, write what they say."""
+    drawn = mvae_model.rsample_from_gaussian
     for module in (mopoe_model, mvae_model):
         module.rsample_from_gaussian = lambda mean, *_, **__: mean
     torch.manual_seed(0)
@@ -70,7 +72,7 @@ def main() -> None:
     for part, networks in (("encoder", encoders), ("decoder", decoders)):
         for name, network in networks.items():
             for key, value in network.network.state_dict().items():
-                result[f"{part}.{name}.{key}"] = value
+                result[f"{part}.{name}.{key}"] = value.clone()
     with torch.no_grad():
         for kind, data in (("whole", whole), ("holes", holes)):
             mean, log_variance = product.compute_mu_log_var_subset(data, list(SIZES))
@@ -89,6 +91,27 @@ def main() -> None:
             "mopoe.loss": answer.loss.reshape(1),
             "mopoe.holes.weight": mixture.inference(holes)["weights"],
         }
+    mvae_model.rsample_from_gaussian = drawn
+    for encoder in encoders.values():  # wide proposals: narrow ones take millions of draws
+        encoder.network.bias.data[D:] += WIDER
+    result["poe.log_likelihood"] = torch.stack(
+        [
+            -product.compute_joint_nll(
+                MultimodalBaseDataset(data={name: x[name][row, None] for name in SIZES}),
+                K=DRAWS, batch_size_K=DRAWS,
+            )
+            for row in range(N)
+        ]
+    )  # fmt: skip
+    # a class is the sign of a view's first value
+    share = [
+        [
+            (product.predict(whole, source, target, N=DRAWS)[target][..., 0] > 0).float().mean()
+            for target in SIZES
+        ]
+        for source in SIZES
+    ]
+    result["poe.positive"] = torch.tensor(share)
     save_file(
         {key: value.detach().contiguous() for key, value in result.items()},
         Path(__file__).parents[1] / "tests" / "fixtures" / "multivae.safetensors",

@@ -22,7 +22,8 @@ from dfdlib.training import fit, load_model, trainer
 cohort = Cohort(x={"labs": np.ones((20, 2))}, y=[0, 1] * 10, groups={"site": ["a", "b"] * 10})
 p = np.tile([0.1, 0.6], 10)
 report, schema = evaluate(p, cohort, n_boot=0), cohort.schema
-model = Classifier(backbone=GRAPE(d=4), schema=schema)
+model, y = Classifier(backbone=GRAPE(d=4), schema=schema), cohort.y
+vae = MultimodalVAE(schema=schema, prior="poe", d_latent=2)
 more = {name: {"environment": "site"} for name in ("CORAL", "IRM", "VREx", "GroupDRO")}
 def make(name, **given):
     return getattr(models, name)(**({"backbone": GRAPE(d=4), "schema": schema}
@@ -91,6 +92,9 @@ REFUSED = {
     "probe(p[:, None], p, 3, p)": PROBE.format("h_test", "an int"),
     "load_model(None)": FOLDER.format("None"),
     "load_model(model)": FOLDER.format("a Classifier"),
+    "vae.log_likelihood({})": "^log_likelihood takes a Cohort, got a dict. Write vae.log",
+    "vae.log_likelihood(cohort, n_samples=2.5)": r"^n_samples takes a whole number, got a float\.",
+    "vae.coherence(cohort, y, classifiers=[1])": "^coherence takes a mapping from .*, got a list.",
     "trainer(model)": MAKE.format("a Classifier"),
     "trainer('DFD')": MAKE.format("a str"),
 }  # fmt: skip

@@ -273,12 +273,12 @@ def pick(
     mean: Float[Tensor, "n s d"],
     log_variance: Float[Tensor, "n s d"],
     available: Bool[Tensor, "n s"],
-    place: Float[Tensor, " n"],
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-    """Take one component of a mixture per row: the one at `place`, 0 to 1, among those it has.
+    place: Float[Tensor, "n *k"],
+) -> tuple[Float[Tensor, "n *k d"], Float[Tensor, "n *k d"]]:
+    """Take components of a mixture: of each row those at `place`, 0 to 1, among those it has.
 
     Shapes:
-        (n, s, d), (n, s, d), (n, s), (n,) -> (n, d), (n, d)
+        (n, s, d), (n, s, d), (n, s), (n,) or (n, k) -> (n, d) or (n, k, d), and again
 
     Example:
         >>> mean = torch.tensor([[[1.0], [2.0], [3.0]]]).expand(2, 3, 1)
@@ -286,11 +286,12 @@ def pick(
         >>> pick(mean, mean, available, torch.tensor([0.4, 0.9]))[0].flatten().tolist()
         [2.0, 3.0]
     """
-    count = available.sum(1)
-    rank = (place * count).long().minimum(count - 1)
-    chosen = available & (available.cumsum(1) - 1 == rank.unsqueeze(1))
-    at = chosen.int().argmax(1).view(-1, 1, 1).expand(-1, 1, mean.shape[2])
-    return mean.gather(1, at).squeeze(1), log_variance.gather(1, at).squeeze(1)
+    count = available.sum(1, keepdim=True)
+    rank = (place.reshape(len(place), -1) * count).long().minimum(count - 1)
+    at = (~available).int().argsort(dim=1, stable=True).gather(1, rank).unsqueeze(-1)
+    shape = (*place.shape, mean.shape[2])
+    at = at.expand(-1, -1, mean.shape[2])
+    return mean.gather(1, at).view(shape), log_variance.gather(1, at).view(shape)
 
 
 def mmvm(

@@ -168,6 +168,16 @@ class View(nn.Module):
             terms, n = torch.where(seen.counts, terms, 0), seen.counts.sum(1)
         return factor * terms.flatten(1).sum(1) - constant * n
 
+    def log_units(self, seen: Seen) -> Float[Tensor, " n"]:
+        """Logarithm of the volume, in the units of the data, of a unit of what was observed.
+
+        Minus this turns the density of standardised values into that of the data: 0 where nothing
+        is standardised.
+        """
+        if seen.counts is None or self.likelihood in ("bernoulli", "poisson"):
+            return seen.target.new_zeros(len(seen.target))
+        return (seen.counts * self.std.log()).sum(1)
+
     def expected(self, centre: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """The value that the likelihood expects, in the units of the data (uint8: of 0 to 1)."""
         if self.likelihood == "bernoulli":
