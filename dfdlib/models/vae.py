@@ -678,7 +678,7 @@ class MultimodalVAE(Method):
 
         Example:
             >>> y = torch.arange(40) % 2
-            >>> cohort = Cohort(x={name: torch.randn(40, 2) + 3 * y[:, None] for name in "ab"})
+            >>> cohort = Cohort(x={name: torch.randn(40, 2) + 20 * y[:, None] for name in "ab"})
             >>> vae = MultimodalVAE(schema=cohort.schema, d_latent=2)
             >>> vae.prepare(cohort)
             >>> vae.coherence(cohort, y)[["source", "target", "real", "chance", "n"]]
