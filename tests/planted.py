@@ -38,6 +38,42 @@ PLANTED = {
         {"return tau if self.channels": "tau = 1 - tau\n        return tau if self.channels"},
         ["07-two-streams", "08-what-the-gate-sees"],
     ),
+    "1 − q for q": (
+        "dfdlib/models/dfd.py",
+        {
+            'terms["bias_gce"] = gce(bias_logits, y, q=self.gce_q)': 'terms["bias_gce"] = gce('
+            "bias_logits, y, q=1 - self.gce_q)"
+        },
+        ["07-two-streams"],
+    ),
+    "another q than that of the paper": (
+        "dfdlib/models/dfd.py",
+        {"gce_q: float | int = 0.7": "gce_q: float | int = 0.07"},
+        ["07-two-streams"],
+    ),
+    "the sign of the KL": (
+        "dfdlib/models/fusion.py",
+        {"return 0.5 * (mean.square()": "return -0.5 * (mean.square()"},
+        ["18-six-ways-to-share-a-latent"],
+    ),
+    "the KL taken off the loss": (
+        "dfdlib/models/vae.py",
+        {'total = self.beta * terms["kl"]': 'total = -self.beta * terms["kl"]'},
+        ["18-six-ways-to-share-a-latent"],
+    ),
+    "the label among the inputs": (
+        "dfdlib/data/eicu.py",
+        {
+            '    apache = x.get("apache")\n': '    x["demographics"].iloc[:, 0] = unit["y"]\n'
+            '    apache = x.get("apache")\n'
+        },
+        ["22-from-tables-to-tokens"],
+    ),
+    "the world as trained and the shifted one swapped": (
+        "dfdlib/data/synthetic_model.py",
+        {'options.world == "shifted"': 'options.world == "id"'},
+        ["05-missing-is-information", "09-where-the-truth-is-known"],
+    ),
 }
 #: without a fault these first cells pass, so that a failure is that of the fault
 CELLS = 9

@@ -29,11 +29,13 @@ paper-scale parameters in `chapters/parameters/NN-name.paper.yaml`. Its cells, i
 Code cells: half of them at most 8 lines, none over 25, 79 columns; blank lines do not count.
 Figures: the cell's metadata hold `"mystnb": {"image": {"alt": "What one sees, in a sentence or
 two"}}`, which is how myst-nb writes alt text; add `"figure": {"caption": …, "name": "fig-…"}` for a
-numbered one. Tag figure cells `nbval-ignore-output`, and at least one table `nbval-check-output`.
-What `nbval-check-output` compares must be the same on every processor. Where one may round
+numbered one. Tag figure cells `nbval-ignore-output`, and every table `nbval-check-output`: what it
+compares must be the same on every processor, as what is read from results/ is. Where one may round
 otherwise (an estimate from simulated patients), add `by-value`: numbers may then differ by one of
-their last digit. What a run shares with its stored twin only as two seeds share it (DFD's streams)
-is shown, not checked: `beside_seeds(…)`, tagged `nbval-ignore-output`.
+their last digit. Where networks were trained, add `within-0.05` (0.05, or 5 % of numbers above 1),
+with at least three times what was measured under the settings of `.ci/processors`; rows that a run
+shares with its stored twin only as two seeds share them (DFD's streams) get their own:
+`rows-causal-0.5` for those in whose label the word `causal` stands.
 Numbers: `glue("name", value, digits=2)` in code, {glue:text}`name` in prose, and an entry in
 tests/expected.yaml. What is no result (a published number, a dose) may be typed in a Markdown cell
 tagged `typed-numbers`. Years, counts below 100 and "95 %" need no tag.
@@ -70,6 +72,7 @@ HEADINGS = (
     "Exercises",
     "Differences from the paper",
 )
+WITHIN = re.compile(r"(?:within|rows-\w+)-\d(?:\.\d+)?")
 TAGS = {
     "parameters", "provenance", "typed-numbers", "nbval-check-output", "nbval-ignore-output",
     "by-value", "hide-input", "hide-output", "hide-cell", "remove-input", "remove-output",
@@ -278,11 +281,21 @@ def figures(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 def known_tags(notebook: NotebookNode, path: Path) -> Iterator[str]:
     for cell in notebook.cells:
-        yield from (f"unknown tag '{tag}'" for tag in tags(cell) - TAGS)
-        if "by-value" in tags(cell) and "nbval-check-output" not in tags(cell):
+        near = {tag for tag in tags(cell) if WITHIN.fullmatch(tag)}
+        yield from (f"unknown tag '{tag}'" for tag in tags(cell) - TAGS - near)
+        how = near | ({"by-value"} & tags(cell))
+        if how and "nbval-check-output" not in tags(cell):
             yield "by-value says how nbval-check-output compares, which the cell is not tagged"
+        if how and not how & {"by-value"} and len([t for t in how if t[:4] != "rows"]) != 1:
+            yield f"{sorted(how)}: rows differ from one within-, which says it of all others"
         if cell.cell_type == "code" and re.search("NBVAL_|from myst_nb", cell.source):
             yield "mark cells by tags, and glue through dfdlib.book"
+
+
+def checked_tables(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    for cell in code(notebook):
+        if has_table(cell) and "nbval-check-output" not in tags(cell):
+            yield f"nobody compares the table of '{cell.source.splitlines()[-1]}' with a run's"
 
 
 NOT_PROSE = (
@@ -320,7 +333,7 @@ def paper_parameters(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 RULES = (
     opening, parameters, shape, exercises, ending, size, executed, reproducible, figures,
-    known_tags, glued, paper_parameters,
+    known_tags, checked_tables, glued, paper_parameters,
 )  # fmt: skip
 
 
@@ -528,6 +541,11 @@ FAULTS = {
     "has no :alt:": edit("Some.", ":::{figure} a.png\n:name: b\n:::"),
     "unknown tag 'nbval-skip'": tagged(5, "nbval-check-output", "nbval-skip"),
     "by-value says how": tagged(7, "by-value"),
+    "nobody compares the table of 'table'": tagged(5, "nbval-ignore-output"),
+    r"\['rows-a-0.5'\]: rows differ from one within": tagged(
+        5, "nbval-check-output", "rows-a-0.5"
+    ),
+    "unknown tag 'within-2 %'": tagged(5, "nbval-check-output", "within-2 %"),
     "glue through dfdlib.book": edit("plot()", "from myst_nb import glue"),
     "typed number: .*It was 0.87": edit("{glue:text}`score`", "0.87"),
     "typed number: .*It was 87 %": edit("{glue:text}`score`", "87 %"),
