@@ -1,9 +1,12 @@
-# `make` lists the targets. Each one that needs Python installs .venv first, and again when
-# pyproject.toml or requirements.lock has changed.
+# `make` lists the targets. Each one that needs Python installs .venv first, with what it uses, and
+# again when pyproject.toml or that lock has changed.
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed-
+BOOK := $(INSTALLED:%=%book)
+GRID := $(INSTALLED:%=%grid)
+DEV := $(INSTALLED:%=%dev)
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c '$(RECENT)' 2>/dev/null && command -v $$p && break; done)
@@ -18,6 +21,7 @@ CHAPTERS ?= chapters/*.ipynb
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # two installations into one .venv
 .PHONY: help book test notebooks processors planted installed results refresh lint clean lock
 
 help: ## List the targets
@@ -29,46 +33,46 @@ help: ## List the targets
 	@echo "         JOBS=2 (test, notebooks, results), TARGET=results/main-table (results),"
 	@echo "         PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(VENV)/.installed-%: requirements-%.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(RECENT)' || { echo "dfdlib needs Python 3.11 or newer, and \
 	$(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1). Install one, and name it if \
 	it is not on the PATH: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --requirement requirements.lock
+	$(BIN)/python -m pip install --requirement $<
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-book: $(INSTALLED) ## Re-execute what changed and build the book (EXECUTE=off: from the stored outputs)
+book: $(BOOK) $(DEV) ## Re-execute what changed and build the book (EXECUTE=off: from the stored outputs)
 	$(BIN)/python tools/book.py config --execute $(EXECUTE) --out _build/_config.yml
 	$(BIN)/jupyter-book build . --config _build/_config.yml -n -W --keep-going
 	DFDLIB_HTML="$(CURDIR)/_build/html" $(BIN)/pytest --quiet tests/test_html.py
 	@echo
 	@echo "The book is ready. Open file://$(CURDIR)/_build/html/index.html"
 
-test: $(INSTALLED) ## Run the tests and the library's doctests, with coverage (no notebook)
+test: $(BOOK) $(GRID) $(DEV) ## Run the tests and the library's doctests, with coverage (no notebook)
 	$(BIN)/pytest --numprocesses $(JOBS) --cov --durations=10 -rfEs
 
-notebooks: $(INSTALLED) ## Re-execute every chapter and compare with its stored outputs
+notebooks: $(BOOK) $(DEV) ## Re-execute every chapter and compare with its stored outputs
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 		--numprocesses $(JOBS) --dist loadfile $(CHAPTERS)
 
 processors: ## Run .ci/run on a clean clone under four kinds of arithmetic: hours
 	bash .ci/processors
 
-planted: $(INSTALLED) ## Plant faults in a copy of the library, and see chapters fail
+planted: $(BOOK) $(DEV) ## Plant faults in a copy of the library, and see chapters fail
 	$(BIN)/python tests/planted.py
 
-installed: $(INSTALLED) ## Install the wheel alone and with [clinical], and try each: minutes
+installed: $(DEV) ## Install the wheel alone and with [clinical], and try each: minutes
 	$(BIN)/python tests/installed.py
 
 results: export PATH := $(CURDIR)/$(BIN):$(PATH)
-results: $(INSTALLED) ## Compute all that results/ holds: hours, goes on after a kill
+results: $(GRID) ## Compute all that results/ holds: hours, goes on after a kill
 	$(BIN)/python workflow/results.py --cores $(JOBS) $(TARGET)
 
-refresh: $(INSTALLED) ## Re-execute chapters in place and normalise their files
+refresh: $(BOOK) $(DEV) ## Re-execute chapters in place and normalise their files
 	$(BIN)/python tools/notebooks.py refresh $(CHAPTERS)
 
-lint: $(INSTALLED) ## Check style, types, the import contract, notebooks and workflows
+lint: $(BOOK) $(DEV) ## Check style, types, the import contract, notebooks and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
@@ -80,10 +84,11 @@ lint: $(INSTALLED) ## Check style, types, the import contract, notebooks and wor
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 	$(BIN)/pre-commit validate-config
 
-lock: $(INSTALLED) ## Resolve the dependencies anew (UPGRADE=1: to their newest versions)
+lock: $(DEV) ## Resolve the dependencies anew (UPGRADE=1: to their newest versions)
 	$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
 # .snakemake knows which of the results a killed run left unfinished: it stays as long as they do.
 clean: ## Remove what the other targets built; keep .venv, results/ and runs/
 	rm -rf _build build dist .coverage* *.egg-info .*_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -not -path './$(VENV)/*' \
+		-prune -exec rm -rf {} +

@@ -38,7 +38,7 @@ def small_book(tmp_path):
         "dfdlib/a.py": "x = 1\n",
         "dfdlib/data/heart.csv": "1,2\n",
         "results/one/b.json": "{}\n",
-        "requirements.lock": "torch==1\n",
+        "requirements-book.lock": "torch==1\n",
         "chapters/page.md": "# Text\n",
     }.items():
         path = tmp_path / name
@@ -249,7 +249,7 @@ def test_outside_a_book_the_library_finds_its_own(tmp_path, monkeypatch):
         ("dfdlib/data/heart.csv", True),
         ("results/one/b.json", True),
         ("claims.yaml", True),
-        ("requirements.lock", True),
+        ("requirements-book.lock", True),
         ("dfdlib/data/tables.yaml", True),
         ("results/one/c.parquet", True),
         ("workflow/grid.py", True),

@@ -51,17 +51,35 @@ RUNTIME = requirements(PROJECT["dependencies"])
 DIRECT = requirements(PROJECT["dependencies"], *EXTRAS.values())
 
 
+BUILD = requirements(
+    tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+)
+#: what each lock is for: all of them, and what targets of the Makefile install
+LOCKS = {
+    "requirements.lock": DIRECT,
+    "requirements-book.lock": RUNTIME | BUILD | requirements(EXTRAS["book"], EXTRAS["clinical"]),
+    "requirements-grid.lock": RUNTIME | BUILD | requirements(EXTRAS["grid"], EXTRAS["clinical"]),
+    "requirements-dev.lock": RUNTIME | BUILD | requirements(EXTRAS["dev"]),
+}
+
+
+def pins_of(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
 @pytest.fixture(scope="module")
 def lock():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+    return pins_of("requirements.lock")
 
 
 # ---------------------------------------------------------------- dependencies
 
 
-def test_lock_is_exact_sorted_and_portable(lock):
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_is_exact_sorted_and_portable(name):
+    lock = pins_of(name)
+    lines = (ROOT / name).read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     for pin in pins:
         assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin), pin  # no marker, URL or +cpu
@@ -75,9 +93,17 @@ def test_lock_satisfies_every_direct_dependency(lock):
         assert requirement.specifier.contains(lock[name]), f"{requirement} but {name}=={lock[name]}"
 
 
-def test_lock_is_closed(lock):
+def test_the_lock_of_an_extra_pins_as_the_whole_lock(lock):
+    for name in LOCKS:
+        assert pins_of(name).items() <= lock.items()
+    assert {pin for name in list(LOCKS)[1:] for pin in pins_of(name)} == set(lock)
+
+
+@pytest.mark.parametrize("of", LOCKS)
+def test_lock_is_closed(of):
     """Follow the installed packages' own metadata: whatever they need is pinned, and fits."""
-    todo = [(name, extra) for name, r in DIRECT.items() for extra in {"", *r.extras}]
+    lock = pins_of(of)
+    todo = [(name, extra) for name, r in LOCKS[of].items() for extra in {"", *r.extras}]
     seen = set()
     while todo:
         name, extra = todo.pop()
@@ -91,7 +117,7 @@ def test_lock_is_closed(lock):
             other = canonicalize_name(needed.name)
             if name == "torch" and re.match(r"(nvidia|cuda)-|triton$", other):
                 continue  # a CUDA build pins these itself
-            assert other in lock, f"{name} needs {needed}, which is not in requirements.lock"
+            assert other in lock, f"{name} needs {needed}, which is not in {of}"
             assert needed.specifier.contains(lock[other], prereleases=True), f"{name}: {needed}"
             todo += [(other, extra) for extra in {"", *needed.extras}]
     unreached = set(lock) - {name for name, _ in seen}
@@ -270,11 +296,30 @@ def test_make_refuses_an_old_python_and_says_what_to_type(tmp_path):
 
 
 @needs_make
+@pytest.mark.parametrize(
+    ("target", "extras"),
+    [
+        ("lint", ["book", "dev"]),
+        ("test", ["book", "grid", "dev"]),
+        ("notebooks", ["book", "dev"]),
+        ("results", ["grid"]),
+    ],
+)
+def test_make_installs_what_a_target_uses(tmp_path, target, extras):
+    plan = run("make", "--dry-run", target, f"VENV={tmp_path / 'venv'}")
+    assert plan.returncode == 0, plan.stderr
+    locks = re.findall(r"pip install --requirement requirements-(\w+)\.lock", plan.stdout)
+    assert locks == extras
+
+
+@needs_make
 def test_make_book_works_in_a_folder_with_a_space(tmp_path):
     folder = tmp_path / "my book"
     (folder / ".venv" / "bin").mkdir(parents=True)
-    for name in ("requirements.lock", "pyproject.toml", ".venv/.installed"):
-        (folder / name).touch()
+    (folder / "pyproject.toml").touch()
+    for extra in ("book", "dev"):
+        (folder / f"requirements-{extra}.lock").touch()
+        (folder / ".venv" / f".installed-{extra}").touch()
     (folder / "Makefile").write_text((ROOT / "Makefile").read_text())
     for name in ("python", "jupyter-book", "pytest"):
         program = folder / ".venv" / "bin" / name
@@ -319,6 +364,23 @@ def test_results_has_a_job_per_method_and_seed_and_can_be_planned():
     grid = yaml.safe_load((ROOT / "workflow" / "next_hospital.yaml").read_text())
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan.stdout + plan.stderr, re.MULTILINE))
     assert jobs["next_hospital_run"] == str(len(grid["methods"]) * len(grid["seeds"]))
+
+
+def workflow(name):
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())["jobs"]
+    return {
+        job: " ".join(step.get("run", "") for step in jobs[job].get("steps", ())) for job in jobs
+    }
+
+
+def test_workflows_run_what_they_are_there_for():
+    assert "bash .ci/run" in workflow("ci.yml")["check"]
+    matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert matrix["jobs"]["check"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    weekly = workflow("weekly.yml")
+    assert "make lock UPGRADE=1" in weekly["newest"]
+    assert "env create --file environment.yml" in weekly["conda"]
+    assert all("make test" in commands for commands in weekly.values())
 
 
 def test_pre_commit_hooks_run_offline_from_the_environment():

@@ -32,7 +32,7 @@ _KEYED = (
     "workflow/**/*",
     "results/**/*",
     "claims.yaml",
-    "requirements.lock",
+    "requirements-book.lock",
 )
 _UNREAD = {".pyc", ".part"}
 

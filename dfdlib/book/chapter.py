@@ -126,7 +126,7 @@ def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
     """Read what a notebook glued: as the prose shows it, by name.
 
     Args:
-        notebook: as `nbformat.read` returns it.
+        notebook: its JSON, as `json.load` or `nbformat.read` returns it.
 
     Raises:
         ValueError: a name that is glued twice.
@@ -138,7 +138,8 @@ def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
             if name in found:
                 raise ValueError(f"'{name}' is glued twice. Give each number a name of its own")
             if name is not None:
-                found[name] = str(ast.literal_eval(output["data"][f"{_RECORD}text/plain"]))
+                lines = output["data"][f"{_RECORD}text/plain"]  # a list in a file, else a text
+                found[name] = str(ast.literal_eval("".join(lines)))
     return found
 
 
@@ -165,7 +166,7 @@ def beside_reported(
     """Put each number that a chapter reports beside that of a run of it.
 
     Args:
-        notebook: the run, as `nbformat.read` returns it.
+        notebook: the run, as in `glued`.
         chapter: name of the chapter, for example "10-ablations".
         root: folder of the book; None finds it.
 
