@@ -107,7 +107,7 @@ def departures(root: Path | None = None) -> pd.DataFrame:
 
 
 def _diff_comments(source: str) -> list[tuple[int, str]]:
-    found: list[tuple[int, str]] = []
+    comments: list[tuple[int, str]] = []
     last = -1  # line of the comment that the next one may go on from
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type != tokenize.COMMENT:
@@ -115,12 +115,12 @@ def _diff_comments(source: str) -> list[tuple[int, str]]:
         line, text = token.start[0], token.string.lstrip("# ")
         alone = not token.line[: token.start[1]].strip()
         if text.startswith("DIFF:"):
-            found.append((line, text.removeprefix("DIFF:").strip()))
+            comments.append((line, text.removeprefix("DIFF:").strip()))
             last = line if alone else -1
-        elif found and alone and line == last + 1:
-            found[-1] = (found[-1][0], f"{found[-1][1]} {text}")
+        elif comments and alone and line == last + 1:
+            comments[-1] = (comments[-1][0], f"{comments[-1][1]} {text}")
             last = line
-    return found
+    return comments
 
 
 def _enclosing(source: str, line: int) -> str:
@@ -177,7 +177,7 @@ def _claim_section(claim: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def _departures_page(found: pd.DataFrame) -> str:
+def _departures_page(departures: pd.DataFrame) -> str:
     parts = [
         _GENERATED.format(source="the `# DIFF:` comment in the code"),
         "# Departures from the papers\n\n"
@@ -186,7 +186,7 @@ def _departures_page(found: pd.DataFrame) -> str:
         " read for this book, and no code of theirs was found, so a choice that their description"
         " leaves open is listed too.\n",
     ]
-    for module, rows in found.groupby("module", sort=False):
+    for module, rows in departures.groupby("module", sort=False):
         parts.append(f"\n## {module}\n\n")
         for where, text in zip(rows["where"], rows["text"], strict=True):
             parts.append(f"- {f'`{where}`: ' if where else ''}{_escape(text)}\n")

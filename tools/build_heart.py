@@ -76,9 +76,9 @@ def read_source(path: Path) -> list[dict[str, str]]:
             content = wheel.read(MEMBER)
     else:
         content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SOURCE_SHA256:
-        raise SystemExit(f"{path.name}: sha256 {found}, expected {SOURCE_SHA256} ({PACKAGE})")
+    checksum = hashlib.sha256(content).hexdigest()
+    if checksum != SOURCE_SHA256:
+        raise SystemExit(f"{path.name}: sha256 {checksum}, expected {SOURCE_SHA256} ({PACKAGE})")
     return list(csv.DictReader(io.StringIO(content.decode())))
 
 
@@ -144,11 +144,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         content = build(arguments.source or download(folder))
-    found = hashlib.sha256(content).hexdigest()
-    if found != OUTPUT_SHA256:
-        raise SystemExit(f"built sha256 {found}, expected {OUTPUT_SHA256}; nothing is written")
+    checksum = hashlib.sha256(content).hexdigest()
+    if checksum != OUTPUT_SHA256:
+        raise SystemExit(f"built sha256 {checksum}, expected {OUTPUT_SHA256}; nothing is written")
     arguments.output.write_bytes(content)
-    print(f"{found}  {arguments.output.name}")
+    print(f"{checksum}  {arguments.output.name}")
 
 
 if __name__ == "__main__":

@@ -238,10 +238,10 @@ def trained(
     run = training.fit(
         model, train, stages=list(stages), **{"batch_size": 64, "lr": 3e-3, "seed": 1} | options
     )
-    found: Values = {"losses": run.history, "weights": dict(model.state_dict())}
+    values: Values = {"losses": run.history, "weights": dict(model.state_dict())}
     if model.supervised:
-        found["scores"] = evaluation.predict_proba(model, test)
-    return run, found
+        values["scores"] = evaluation.predict_proba(model, test)
+    return run, values
 
 
 def classifier(
@@ -259,14 +259,14 @@ def classifier(
         made = Deconfounder(**head) if head else None
         return kind(backbone=net(), schema=schema, head=made, **options)
 
-    run, found = trained(make, parts(), stages, **training or {})
+    run, values = trained(make, parts(), stages, **training or {})
     batch = next(parts()[1].batches(20))
     with torch.no_grad():
         tokens, observed = run.model.tokens(batch)
-        found["embeddings"] = run.model.represent(tokens, observed)
+        values["embeddings"] = run.model.represent(tokens, observed)
     if head and head["route"] not in ("ipw", "dropout"):
-        found["explained"] = run.model.explain(batch)
-    return found
+        values["explained"] = run.model.explain(batch)
+    return values
 
 
 RULES = ("concat", "causal", "marginal", "causal_refit", "bias", "bias_refit")
@@ -301,39 +301,39 @@ def dfd(
             model.gate_net = Hand(len(schema.names))
         return model
 
-    run, found = trained(make, parts(), stages)
+    run, values = trained(make, parts(), stages)
     model, test = run.model, parts()[1]
     for rule in RULES:
         model.predict = rule
-        found[f"scores by {rule}"] = evaluation.predict_proba(model, test)
+        values[f"scores by {rule}"] = evaluation.predict_proba(model, test)
     model.predict = options.get("predict", "concat")
     batch = next(test.batches(20))
     with torch.no_grad():
         tokens, observed = model.tokens(batch)
-        found["embeddings"] = model.represent(tokens, observed)
-        found["gate"] = model.tau(tokens)
-    found["signatures"] = model.signatures[["quantity", "value", "ok"]]
-    return found
+        values["embeddings"] = model.represent(tokens, observed)
+        values["gate"] = model.tau(tokens)
+    values["signatures"] = model.signatures[["quantity", "value", "ok"]]
+    return values
 
 
 def vae(cohort: Callable[[], Cohort], **options: Any) -> Values:
     """Train a VAE; what it embeds, reconstructs, imputes and draws."""
     whole = cohort()
-    given = {"d_latent": 6} | options
-    run, found = trained(
-        lambda schema: MultimodalVAE(schema=schema, **given), (whole, whole), batch_size=32
+    settings = {"d_latent": 6} | options
+    run, values = trained(
+        lambda schema: MultimodalVAE(schema=schema, **settings), (whole, whole), batch_size=32
     )
     batch = next(whole.batches(16))
     model = run.model
-    found["embeddings"] = model.embed(batch)
-    found["reconstructed"] = model.reconstruct(batch)
+    values["embeddings"] = model.embed(batch)
+    values["reconstructed"] = model.reconstruct(batch)
     both = whole.select(whole.observed.all(1).numpy())
     view, other = model.schema.names
-    found["imputed"] = model.impute(next(both.batches(8)), view, given=[other])
-    found["generated"] = model.generate(batch, n=2)
+    values["imputed"] = model.impute(next(both.batches(8)), view, given=[other])
+    values["generated"] = model.generate(batch, n=2)
     if model.prior != "mmvm":
-        found["sampled"] = model.sample(3)
-    return found
+        values["sampled"] = model.sample(3)
+    return values
 
 
 def supervised(kind: str, published: bool) -> Values:
@@ -366,7 +366,7 @@ def supervised(kind: str, published: bool) -> Values:
 
 def saved() -> Values:
     """Save a model, make it again, and compare what it scores."""
-    found: Values = {}
+    values: Values = {}
     made = {
         "Classifier": lambda s: Classifier(backbone=backbone(), schema=s),
         "DFD": lambda s: DFD(backbone=backbone("MUSE"), schema=s, environment="site"),
@@ -378,10 +378,10 @@ def saved() -> Values:
         run, _ = trained(make, shifted())
         with tempfile.TemporaryDirectory() as folder:
             run.save(folder)
-            found[f"{name}, tensors"] = load_file(Path(folder) / "model.safetensors")
+            values[f"{name}, tensors"] = load_file(Path(folder) / "model.safetensors")
             again = training.load_model(folder)
-        found[f"{name}, scores"] = evaluation.predict_proba(again, shifted()[1])
-    return found
+        values[f"{name}, scores"] = evaluation.predict_proba(again, shifted()[1])
+    return values
 
 
 def first_format() -> Values:
@@ -499,7 +499,7 @@ def bounds() -> Values:
     a = torch.randn(200, 3, generator=generator)
     b = a[:, :2] + torch.randn(200, 2, generator=generator)
     y = (torch.rand(200, generator=generator) < 0.5).float()
-    found: Values = {}
+    values: Values = {}
     for name in ("MINE", "InfoNCE", "CLUB"):
         for within in (None, 2):
             if name == "MINE" and within:
@@ -510,23 +510,23 @@ def bounds() -> Values:
             read = y if within else None
             information.learn(bound, a, b, read, steps=50)
             called = f"{name}{' within classes' if within else ''}"
-            found[f"{called}, weights"] = dict(bound.state_dict())
+            values[f"{called}, weights"] = dict(bound.state_dict())
             torch.manual_seed(1)
-            found[f"{called}, value"] = list(bound(a, b, read))
+            values[f"{called}, value"] = list(bound(a, b, read))
     for statistic in ("dcor", "hsic"):
         for within in (None, y):
-            found[f"{statistic}{'' if within is None else ' within'}"] = list(
+            values[f"{statistic}{'' if within is None else ' within'}"] = list(
                 information.permutation_test(
                     a, b, statistic=statistic, within=within, n_permutations=49
                 )
             )
-    found["distance correlation"] = information.distance_correlation(a, b)
-    found["hsic, value"] = information.hsic(a, b)
-    found["audit"] = information.audit(a, b, n_planted=2, steps=50, n_permutations=19)
-    found["audit within, product"] = information.audit(
+    values["distance correlation"] = information.distance_correlation(a, b)
+    values["hsic, value"] = information.hsic(a, b)
+    values["audit"] = information.audit(a, b, n_planted=2, steps=50, n_permutations=19)
+    values["audit within, product"] = information.audit(
         a, b, y, n_planted=2, steps=50, n_permutations=19, plant="product"
     )
-    return found
+    return values
 
 
 def lost() -> Values:
@@ -534,19 +534,19 @@ def lost() -> Values:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, generator=generator).requires_grad_()
     y = (torch.rand(40, generator=generator) < 0.5).float()
-    found: Values = {}
+    values: Values = {}
     for name in ("gce", "gce_weighted_ce"):
         for q in (0, 0.3, 0.7, 1)[name != "gce" :]:
             value = getattr(losses, name)(logits, y, q=q)
             (slope,) = torch.autograd.grad(value, logits)
-            found[f"{name}, q {q}"] = [value, slope]
-    found["swap"] = list(losses.swap(logits[:, None], y, generator=generator))
+            values[f"{name}, q {q}"] = [value, slope]
+    values["swap"] = list(losses.swap(logits[:, None], y, generator=generator))
     difficulty = losses.RelativeDifficulty(n_classes=2)
     first, second = torch.rand(2, 40, generator=generator)
-    found["difficulty"] = [
+    values["difficulty"] = [
         difficulty(first * k, second, y.long(), torch.arange(40)) for k in (1, 2)
     ]
-    return found
+    return values
 
 
 def estimated() -> Values:
@@ -559,47 +559,47 @@ def estimated() -> Values:
     y = t + w.sum(1) + rng.standard_normal(n)
     table = pd.DataFrame({"w": w[:, 0], "v": w[:, 1], "sick": sick, "t": t, "y": y})
     hidden = table.assign(y=np.where(rng.random(n) < 0.3, np.nan, y))
-    found: Values = {}
+    values: Values = {}
     for name in ("BackdoorAdjustment", "IPW", "AIPW"):
-        for what, given, adjust in (
+        for what, settings, adjust in (
             ("effect", {"treatment": "t"}, ["sick"]),
             ("hidden outcome", {}, ["sick"]),
         ):
-            source = table if given else hidden
-            fitted = getattr(causal, name)().fit(source, outcome="y", adjust=adjust, **given)
-            found[f"{name}, {what}"] = fitted.estimate()
-            found[f"{name}, {what}, diagnostics"] = fitted.diagnostics()
+            source = table if settings else hidden
+            fitted = getattr(causal, name)().fit(source, outcome="y", adjust=adjust, **settings)
+            values[f"{name}, {what}"] = fitted.estimate()
+            values[f"{name}, {what}, diagnostics"] = fitted.diagnostics()
     for name, fitted in {
         "linear": causal.BackdoorAdjustment(outcome_model="regression"),
         "AIPW, linear": causal.AIPW(outcome_model="regression", folds=2),
     }.items():
-        found[name] = fitted.fit(table, outcome="y", treatment="t", adjust=["w", "v"]).estimate()
+        values[name] = fitted.fit(table, outcome="y", treatment="t", adjust=["w", "v"]).estimate()
     many = causal.MultipleImputation(n_imputations=4).fit(hidden, outcome="y", adjust=["w", "v"])
-    found["MultipleImputation"] = many.estimate()
-    found["rubin"] = list(causal.rubin([1.0, 2.0, 3.0], [0.5, 0.5, 0.5]))
-    return found
+    values["MultipleImputation"] = many.estimate()
+    values["rubin"] = list(causal.rubin([1.0, 2.0, 3.0], [0.5, 0.5, 0.5]))
+    return values
 
 
 def graphs() -> Values:
     """What graphs answer, and what models draw."""
-    found: Values = {}
+    values: Values = {}
     drawn = {f"biased features {r}": causal.papers.biased_features(r) for r in "123"}
-    drawn |= {f"synthetic {name}": synthetic.scm(**given) for name, given in PRESETS.items()}
+    drawn |= {f"synthetic {name}": synthetic.scm(**settings) for name, settings in PRESETS.items()}
     drawn["phantom"] = phantom.scm()
     for name, scm in drawn.items():
-        found[f"{name}, sample"] = scm.sample(50, seed=0)
-        found[f"{name}, graph"] = [sorted(scm.graph.edges), sorted(scm.graph.nodes(data="latent"))]
-        found[f"{name}, independences"] = causal.implied_independences(scm.graph)
+        values[f"{name}, sample"] = scm.sample(50, seed=0)
+        values[f"{name}, graph"] = [sorted(scm.graph.edges), sorted(scm.graph.nodes(data="latent"))]
+        values[f"{name}, independences"] = causal.implied_independences(scm.graph)
     for reading in "12":
         graph = drawn[f"biased features {reading}"].graph
-        found[f"adjustment {reading}"] = str(causal.adjustment_sets(graph, "X", "Y"))
-        found[f"paths {reading}"] = causal.paths(graph, "X", "Y").astype(str)
-    found["readings"] = causal.papers.readings().astype(str)
-    found["adjusting for missingness"] = causal.papers.adjusting_for_missingness().astype(str)
+        values[f"adjustment {reading}"] = str(causal.adjustment_sets(graph, "X", "Y"))
+        values[f"paths {reading}"] = causal.paths(graph, "X", "Y").astype(str)
+    values["readings"] = causal.papers.readings().astype(str)
+    values["adjusting for missingness"] = causal.papers.adjusting_for_missingness().astype(str)
     for name in ("mcar", "mar", "severity", "mnar-latent", "mnar-self"):
         graph = drawn[f"synthetic {name}"].graph
-        found[f"classify {name}"] = str(causal.classify(graph).answer)
-    return found
+        values[f"classify {name}"] = str(causal.classify(graph).answer)
+    return values
 
 
 # ---------------------------------------------------------------- clinical cohorts
@@ -789,23 +789,23 @@ VAES: dict[str, Values] = {
 
 def cases() -> dict[str, Case]:
     """Every case by name; each gives values by name, which are digested one by one."""
-    found: dict[str, Case] = {}
+    named: dict[str, Case] = {}
     for name, net in NETS.items():
-        found[f"Classifier, {name}"] = partial(classifier, shifted, net=net)
-        found[f"Classifier without flags, {name}"] = partial(
+        named[f"Classifier, {name}"] = partial(classifier, shifted, net=net)
+        named[f"Classifier without flags, {name}"] = partial(
             classifier, shifted, net=net, flags=False, dropout=0.2
         )
-        found[f"Classifier, heart, {name}"] = partial(classifier, heart, net=net)
+        named[f"Classifier, heart, {name}"] = partial(classifier, heart, net=net)
     for name in ("GRAPE", "MUSE", "TokenTransformer"):
         net = NETS[name]
-        found[f"Classifier, records, {name}"] = partial(classifier, records, net=net)
-        found[f"Classifier, several labels, {name}"] = partial(classifier, several_labels, net=net)
+        named[f"Classifier, records, {name}"] = partial(classifier, records, net=net)
+        named[f"Classifier, several labels, {name}"] = partial(classifier, several_labels, net=net)
         for route in ("stratified", "substitute", "ipw", "invariant", "dropout"):
-            found[f"Deconfounder, {route}, heart, {name}"] = partial(
+            named[f"Deconfounder, {route}, heart, {name}"] = partial(
                 classifier, heart, net=net, head=ROUTES[route]
             )
         for route in ("stratified", "invariant"):
-            found[f"Deconfounder, {route}, records, {name}"] = partial(
+            named[f"Deconfounder, {route}, records, {name}"] = partial(
                 classifier, records, net=net, head=ROUTES[route]
             )
         within = ("hospital-aware", "CLUB within classes")
@@ -813,27 +813,27 @@ def cases() -> dict[str, Case]:
             for where, parts in (("records", records), ("several labels", several_labels)):
                 if where == "several labels" and which in within:
                     continue  # it has no such form
-                found[f"DFD, {which}, {where}, {name}"] = partial(
+                named[f"DFD, {which}, {where}, {name}"] = partial(
                     dfd, net, parts, **DFD_OPTIONS[which]
                 )
-        found[f"DFD, default, heart, {name}"] = partial(dfd, net, heart)
+        named[f"DFD, default, heart, {name}"] = partial(dfd, net, heart)
     for name, net in NETS.items():
         if name in ("GRAPE", "TokenTransformer"):
             for route, options in ROUTES.items():
-                found[f"Deconfounder, {route}, {name}"] = partial(
+                named[f"Deconfounder, {route}, {name}"] = partial(
                     classifier, shifted, net=net, head=options
                 )
         if name in ("GRAPE", "MUSE", "TokenTransformer", "M3Care"):
             for which, options in DFD_OPTIONS.items():
                 few = ("default", "gate in all layers", "hospital-aware", "without MI", "MINE")
                 if name == "GRAPE" or which in (*few, "difficulty and swap", "stratified"):
-                    found[f"DFD, {which}, {name}"] = partial(dfd, net, **options)
+                    named[f"DFD, {which}, {name}"] = partial(dfd, net, **options)
         if name in ("GRAPE", "MUSE"):
             for which, options in BASELINES.items():
                 kind = getattr(models, which.partition(",")[0])
-                given = {} if kind is models.LfF else {"environment": "site"}
-                found[f"{which}, {name}"] = partial(
-                    classifier, shifted, kind=kind, net=net, **given, **options
+                environment = {} if kind is models.LfF else {"environment": "site"}
+                named[f"{which}, {name}"] = partial(
+                    classifier, shifted, kind=kind, net=net, **environment, **options
                 )
     for name, encoders in {
         "SeriesTransformer": lambda: {"series": models.SeriesTransformer(d=8, n_heads=2)},
@@ -841,35 +841,35 @@ def cases() -> dict[str, Case]:
         "codes, sum": lambda: {"codes": models.CodeBag(d=8, pool="sum", min_count=1)},
         "codes, tfidf": lambda: {"codes": models.CodeBag(d=8, pool="tfidf")},
     }.items():
-        found[f"Classifier, {name}"] = partial(with_encoders, encoders)
+        named[f"Classifier, {name}"] = partial(with_encoders, encoders)
     for select in ("val_loss", "val_auroc"):
-        found[f"fit, {select}"] = partial(selected, select)
-    found |= {"fit, kept weights": kept_weights, "fit, seeds": seeds}
+        named[f"fit, {select}"] = partial(selected, select)
+    named |= {"fit, kept weights": kept_weights, "fit, seeds": seeds}
     for name, options in VAES.items():
-        found[f"MultimodalVAE, {name}, phantom"] = partial(
+        named[f"MultimodalVAE, {name}, phantom"] = partial(
             vae, partial(pictures, "phantom"), **options
         )
         if "annealing" not in options:
-            found[f"MultimodalVAE, {name}, views missing"] = partial(
+            named[f"MultimodalVAE, {name}, views missing"] = partial(
                 vae, partial(pictures, "phantom", missing="mcar"), **options
             )
     for prior in ("independent", "avg", "moe", "poe", "mopoe", "mmvm"):
-        found[f"MultimodalVAE, {prior}, digits"] = partial(
+        named[f"MultimodalVAE, {prior}, digits"] = partial(
             vae, partial(pictures, "digits"), prior=prior
         )
-        found[f"MultimodalVAE, {prior}, vectors"] = partial(
+        named[f"MultimodalVAE, {prior}, vectors"] = partial(
             vae, vectors, prior=prior, likelihood={"real": "gaussian", "counts": "poisson"}
         )
-    found["MultimodalVAE, residual"] = partial(
+    named["MultimodalVAE, residual"] = partial(
         vae, partial(data.load, "phantom", n=4, size=224), network="residual", width=2, dropout=0.5
     )
     for kind in ("phantom", "digits"):
         for published in (False, True):
             word = "published" if published else "correct"
-            found[f"supervised, {word}, {kind}"] = partial(supervised, kind, published)
+            named[f"supervised, {word}, {kind}"] = partial(supervised, kind, published)
     for name, options in PRESETS.items():
         for world in ("train", "id", "shifted", "randomised"):
-            found[f"synthetic, {name}, {world}"] = partial(
+            named[f"synthetic, {name}, {world}"] = partial(
                 drawn, "synthetic", n=200, world=world, **options
             )
     for name, options in {
@@ -877,7 +877,7 @@ def cases() -> dict[str, Case]:
         "strength 0": {"strength": 0},
         "label noise": {"label_noise": 0.1},
     }.items():
-        found[f"synthetic, {name}"] = partial(drawn, "synthetic", n=200, **options)
+        named[f"synthetic, {name}"] = partial(drawn, "synthetic", n=200, **options)
     for name, options in {
         "train": {},
         "id": {"world": "id"},
@@ -887,11 +887,11 @@ def cases() -> dict[str, Case]:
         "mar": {"missing": "mar", "strength": 2},
         "another seed": {"seed": 3, "size": 48},
     }.items():
-        found[f"phantom, {name}"] = partial(drawn, "phantom", **{"n": 70, "size": 32} | options)
-    found["heart"] = partial(drawn, "heart")
+        named[f"phantom, {name}"] = partial(drawn, "phantom", **{"n": 70, "size": 32} | options)
+    named["heart"] = partial(drawn, "heart")
     for part in ("train", "test"):
-        found[f"digits, {part}"] = partial(drawn, "digits", n=100, part=part)
-    found |= {
+        named[f"digits, {part}"] = partial(drawn, "digits", n=100, part=part)
+    named |= {
         "saved": saved,
         "saved, first format": first_format,
         "graph": graph,
@@ -909,7 +909,7 @@ def cases() -> dict[str, Case]:
         "clinical, adni": partial(clinical, "adni"),
         "clinical, mimic_cxr": partial(clinical, "mimic_cxr", size=24),
     }
-    return found
+    return named
 
 
 def drawn(name: str, **options: Any) -> Values:
@@ -919,19 +919,19 @@ def drawn(name: str, **options: Any) -> Values:
 
 def with_encoders(encoders: Callable[[], Mapping[str, nn.Module]]) -> Values:
     """Train on records, with encoders of one's own."""
-    _, found = trained(
+    _, values = trained(
         lambda s: Classifier(backbone=backbone(), schema=s, encoders=encoders()), records()
     )
-    return found
+    return values
 
 
 def selected(select: str) -> Values:
     """Pick weights on a validation part, and stop early."""
-    _, found = trained(
+    _, values = trained(
         lambda s: Classifier(backbone=backbone(), schema=s, dropout=0.1),
         shifted(), val=biased("id", n=100, seed=7), select=select, patience=1,
     )  # fmt: skip
-    return found
+    return values
 
 
 def kept_weights() -> Values:
@@ -1014,10 +1014,10 @@ def of_commit(commit: str, only: str) -> tuple[dict[str, str], dict[str, str]]:
             )
             if not out.exists():
                 raise SystemExit(f"the library of {commit} could not be read: see above")
-            found = json.loads(out.read_text("utf-8"))
+            record = json.loads(out.read_text("utf-8"))
         finally:
             subprocess.run([*git, "remove", "--force", str(place)], check=True)
-    return found["digests"], found["failed"]
+    return record["digests"], record["failed"]
 
 
 def differences(
@@ -1051,12 +1051,12 @@ def differences(
 
 def compare(first: str, second: str, only: str, without: list[str]) -> int:
     """Print what differs between two commits; 1 if anything does."""
-    found = [of_commit(commit, only) for commit in (first, second)]
-    lines = differences(*found, without)
+    both = [of_commit(commit, only) for commit in (first, second)]
+    lines = differences(*both, without)
     for line in (*lines, *(f"left out by hand: {pattern}" for pattern in without)):
         print(line)
-    print(f"{len(found[0][0])} and {len(found[1][0])} digests, {len(lines)} differences")
-    return 1 if lines or not found[0][0] else 0
+    print(f"{len(both[0][0])} and {len(both[1][0])} digests, {len(lines)} differences")
+    return 1 if lines or not both[0][0] else 0
 
 
 def main() -> int:
@@ -1073,17 +1073,19 @@ def main() -> int:
     two.add_argument("second")
     two.add_argument("--only", default="*", help="cases whose names fit this pattern")
     two.add_argument("--without", nargs="+", default=[], help="left out: patterns of names")
-    given = parser.parse_args()
-    if given.command == "compare":
-        return compare(given.first, given.second, given.only, given.without)
+    arguments = parser.parse_args()
+    if arguments.command == "compare":
+        return compare(arguments.first, arguments.second, arguments.only, arguments.without)
     place = Path(dfdlib.__file__).resolve().parents[1]
-    if given.library and place != given.library.resolve():
-        sys.exit(f"dfdlib was imported from {place}, not from {given.library}. Set PYTHONPATH")
-    digests, failed = compute(given.only, tell=given.out is not None)
+    if arguments.library and place != arguments.library.resolve():
+        sys.exit(f"dfdlib was imported from {place}, not from {arguments.library}. Set PYTHONPATH")
+    digests, failed = compute(arguments.only, tell=arguments.out is not None)
     for name, why in failed.items():
         print(f"not computed: {name} ({why})", file=sys.stderr)
-    if given.out:
-        given.out.write_text(json.dumps({"digests": digests, "failed": failed}, indent=1), "utf-8")
+    if arguments.out:
+        arguments.out.write_text(
+            json.dumps({"digests": digests, "failed": failed}, indent=1), "utf-8"
+        )
     else:
         print("\n".join(f"{value}  {name}" for name, value in digests.items()))
     return 1 if failed else 0

@@ -308,8 +308,8 @@ def provenance(*, seed: int, data: str) -> Provenance:
 
 def _own_data() -> str:
     made_up = [name for name in _BROUGHT if name.startswith("made-up")]
-    own = [name for name in _BROUGHT if name not in made_up]
-    said = [f"your own data: {', '.join(own)}"] * bool(own) + made_up
+    theirs = [name for name in _BROUGHT if name not in made_up]
+    said = [f"your own data: {', '.join(theirs)}"] * bool(theirs) + made_up
     return f"{'; '.join(said)}. What else the page shows is the book's" if said else ""
 
 

@@ -219,9 +219,11 @@ def _beside_the_first(reports: Mapping[str, Report], n_boot: int, seed: int) -> 
         else:
             with warnings.catch_warnings():  # too few replicates for adjusted intervals
                 warnings.simplefilter("ignore", UserWarning)
-                found = compare(report, reports[reference], n_boot=n_boot, seed=seed)
-            found = found.rename(columns={"low": "difference_low", "high": "difference_high"})
-            frame = frame.merge(found[[*keys, *columns]], on=keys, how="left")
+                differences = compare(report, reports[reference], n_boot=n_boot, seed=seed)
+            differences = differences.rename(
+                columns={"low": "difference_low", "high": "difference_high"}
+            )
+            frame = frame.merge(differences[[*keys, *columns]], on=keys, how="left")
         lines.append(frame)
     return pd.concat(lines, ignore_index=True)
 

@@ -159,24 +159,24 @@ def pairs_on_your_own(
     folder = own_folder(chapter)
     train, val, test = _parts(own_pairs(dataset, root))
     known = _labelled(train, fractions, seed)
-    found: Scores = {}
+    scores: Scores = {}
     for name, make in methods.items():
         model = make(train.schema)
         fit(model, train, stages=[Stage(epochs=epochs)], batch_size=_BATCH, lr=2e-3, seed=seed)
         h, fresh = _encoded(model, train), _encoded(model, test)
         for share, rows in known.items():
             y = _labels(train)[rows]
-            found[name, share] = {view: _probed(h[view][rows], y, fresh[view]) for view in h}
+            scores[name, share] = {view: _probed(h[view][rows], y, fresh[view]) for view in h}
     if supervised:
         make = next(iter(methods.values()))
         for share, rows in known.items():
-            own = train.select(rows)
-            length = epochs * len(train) // len(own)
-            found[NET, share] = {
-                view: _taught(make(train.schema), view, own, val, test, length, seed)
+            labelled = train.select(rows)
+            length = epochs * len(train) // len(labelled)
+            scores[NET, share] = {
+                view: _taught(make(train.schema), view, labelled, val, test, length, seed)
                 for view in train.names
             }
-    table = scored(found, _labels(test), test.groups["patient"], n_boot=n_boot, seed=seed)
+    table = scored(scores, _labels(test), test.groups["patient"], n_boot=n_boot, seed=seed)
     images = test.x[test.names[0]]
     assert isinstance(images, Images)  # as the loader makes them
     told = {"dataset": dataset, "size": images.shape[-1], "seed": seed, "epochs": epochs}
@@ -261,17 +261,17 @@ class _OneView(nn.Module):
 
 
 def _taught(
-    vae: MultimodalVAE, view: str, own: Cohort, val: Cohort, test: Cohort, epochs: int, seed: int
+    vae: MultimodalVAE, view: str, train: Cohort, val: Cohort, test: Cohort, epochs: int, seed: int
 ) -> Float[np.ndarray, "n k"]:
     """Teach a network with the encoder that the VAE has, from new weights; score the test part."""
-    own, val, test = (part.select(modalities=view) for part in (own, val, test))
+    train, val, test = (part.select(modalities=view) for part in (train, val, test))
     net = Classifier(
         backbone=_OneView(2 * vae.d_latent),
-        schema=own.schema,
+        schema=train.schema,
         encoders={view: _Seen(vae.encoders[view])},
     )
     fit(
-        net, own, val, stages=[Stage(epochs=epochs)], batch_size=_BATCH, lr=1e-3,
+        net, train, val, stages=[Stage(epochs=epochs)], batch_size=_BATCH, lr=1e-3,
         weight_decay=0.05, select="val_loss", seed=seed,
     )  # fmt: skip
     return predict_proba(net.to(_device()), test)
@@ -291,12 +291,12 @@ Scores = dict[tuple[str, int], dict[str, Float[np.ndarray, "n k"]]]
 
 
 def scored(
-    found: Scores, y: Float[np.ndarray, "n k"], patient: np.ndarray, *, n_boot: int, seed: int
+    scores: Scores, y: Float[np.ndarray, "n k"], patient: np.ndarray, *, n_boot: int, seed: int
 ) -> pd.DataFrame:
     """AUROC of each method, fraction, view and finding; their means; and what is on few, hidden.
 
     Args:
-        found: probabilities of the test pairs; the first method is the reference.
+        scores: probabilities of the test pairs; the first method is the reference.
         y: their labels, in the order of `LABELS`.
         patient: of each pair.
         n_boot: bootstrap replicates, of patients.
@@ -307,13 +307,13 @@ def scored(
         labels, minus it; `fewest` the reference's with the smallest fraction, minus it. `n` and
         `n_pos` count patients; `findings` those in a mean.
     """
-    views = list(next(iter(found.values())))
+    views = list(next(iter(scores.values())))
     codes, ids = pd.factorize(patient)
     counts = _counts(y, codes, len(ids))
     enough = ~hide_few(counts.assign(value=0.0, low=0.0, high=0.0))["value"].isna()
     told = (enough & (counts["n_pos"] > 0) & (counts["n_pos"] < counts["n"])).to_numpy()
     once, draws = {}, {}
-    for asked, by_view in found.items():
+    for asked, by_view in scores.items():
         sets = [
             (WeightedMetrics(y[:, [k]], by_view[view][:, [k]], task="multilabel"), codes)
             for view in views
@@ -325,11 +325,11 @@ def scored(
         drawn = bootstrap(sets, n_patients=len(ids), n_boot=n_boot, seed=seed)[..., _AUROC]
         once[asked] = _with_means(values.reshape(*shape, 1), told)[..., 0]
         draws[asked] = _with_means(drawn.reshape(*shape, n_boot), told)
-    first, fewest = next(iter(found))[0], min(share for _, share in found)
+    first, fewest = next(iter(scores))[0], min(share for _, share in scores)
     whole = pd.DataFrame({"n": [len(ids)], "n_pos": [pd.NA]}, index=[MEAN])
     counts = pd.concat([counts.astype({"n_pos": object}), whole])
     lines = []
-    for name, share in found:
+    for name, share in scores:
         for at in np.ndindex(once[name, share].shape):
             line = {"method": name, "labels": share, "view": (*views, "mean")[at[0]]}
             line |= {"finding": counts.index[at[1]], **counts.iloc[at[1]]}

@@ -293,14 +293,14 @@ def _as_written(node: yaml.ScalarNode, name: str) -> Any:
 
 def _named(node: yaml.MappingNode) -> dict[str, yaml.Node]:
     """The names of a mapping, as written, with what stands behind them."""
-    found: dict[str, yaml.Node] = {}
+    nodes: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise ValueError("a name is a word")
-        if key.value in found:
+        if key.value in nodes:
             raise ValueError(f"'{key.value}' stands there twice")
-        found[key.value] = value
-    return found
+        nodes[key.value] = value
+    return nodes
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -428,10 +428,10 @@ def find_chapter(name: str, *, folder: Path | None = None) -> Path:
     chapters = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if path.suffix == ".ipynb":
         raise ValueError(f"'{name}' is no chapter: no such file{_hint(path.stem, chapters)}")
-    for stem, found in chapters.items():
+    for stem, chapter in chapters.items():
         number, _, words = stem.partition("-")
         if path.stem in (stem, words) or (name.isdigit() and number == name.zfill(len(number))):
-            return found
+            return chapter
     raise ValueError(f"'{name}' is no chapter{_hint(path.stem, chapters)}")
 
 
@@ -475,17 +475,17 @@ def read_parameters(file: Path) -> dict[str, yaml.Node]:
         kind = node.tag.rpartition(":")[2].replace("seq", "list")
         raise ValueError(f"{file} holds {kind}, no names and values. Write lines such as seed: 3")
     try:
-        found = _named(node)
+        nodes = _named(node)
     except ValueError as error:
         raise ValueError(f"{file}: {error}. Write each name once, in one word") from None
-    for name, value in found.items():
+    for name, value in nodes.items():
         behind = text[value.end_mark.index :].partition("\n")[0]
         if value.tag == f"{_YAML}str" and re.match(r"[ \t]+#\S", behind):
             raise ValueError(
                 f"{file}: the value of '{name}' goes on behind a #, where YAML sees a comment. "
                 f"Write it in quotes, or a blank after the #"
             )
-    return found
+    return nodes
 
 
 def _hint(word: str, words: Collection[str]) -> str:

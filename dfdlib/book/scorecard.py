@@ -46,12 +46,12 @@ def answers(root: Path | None = None) -> dict[str, list[str]]:
 
 def boxed(root: Path) -> dict[str, list[str]]:
     """What each chapter names in the titles of its claim boxes."""
-    found = {}
+    claims = {}
     for path in sorted((root / "chapters").glob("*.ipynb")):
         texts = ["".join(c["source"]) for c in _cells(path) if c["cell_type"] == "markdown"]
         boxes = re.findall(r"\{admonition\}([^\n]*)\n:class: claim\b", "\n".join(texts))
-        found[path.stem] = re.findall(r"`([a-z-]+)`", " ".join(boxes))
-    return found
+        claims[path.stem] = re.findall(r"`([a-z-]+)`", " ".join(boxes))
+    return claims
 
 
 def takes_data(root: Path, chapter: str) -> bool:
@@ -209,12 +209,12 @@ def summarise(verdicts: list[str]) -> str:
     >>> summarise(["held", "did not hold", "undecided"]), summarise([])
     ('mixed', 'not tested here')
     """
-    found = set(verdicts)
-    if not found:
+    kinds = set(verdicts)
+    if not kinds:
         return "not tested here"
-    if len(found) == 1:
-        return found.pop()
-    return "mixed" if {"held", "did not hold"} <= found else "undecided"
+    if len(kinds) == 1:
+        return kinds.pop()
+    return "mixed" if {"held", "did not hold"} <= kinds else "undecided"
 
 
 def evidence(root: Path | None = None) -> pd.DataFrame:
@@ -289,7 +289,7 @@ def _missing(reach: str, untested: list[str], primary: int, stored: int) -> str:
 
 def system(claim: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Name the system that a claim is about, and the credentialed data sets of its paper."""
-    return next(found for paper, found in _SYSTEMS.items() if paper in claim["source"])
+    return next(named for paper, named in _SYSTEMS.items() if paper in claim["source"])
 
 
 def published(root: Path | None = None) -> pd.DataFrame:
@@ -300,7 +300,7 @@ def published(root: Path | None = None) -> pd.DataFrame:
     """
     root = root or book_root()
     rows = card(root).dropna(subset="low")
-    found = []
+    lines = []
     for claim in load_claims(root):
         ours = [
             f"{reach}: {100 * low:+.1f} to {100 * high:+.1f}"
@@ -312,8 +312,8 @@ def published(root: Path | None = None) -> pd.DataFrame:
             join = " / " if "/" in line["what"] else " to "
             numbers = join.join(map(str, value))
             said = "; ".join(ours) or "not tested here"
-            found.append((claim["id"], line["what"], numbers, line["unit"], said))
-    return pd.DataFrame(found, columns=["claim", "published", "value", "unit", "ours"])
+            lines.append((claim["id"], line["what"], numbers, line["unit"], said))
+    return pd.DataFrame(lines, columns=["claim", "published", "value", "unit", "ours"])
 
 
 def reproduce(root: Path | None = None) -> pd.DataFrame:

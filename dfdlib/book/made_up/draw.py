@@ -54,8 +54,10 @@ def parts(
     seed: int,
 ) -> Iterator[Columns]:
     """Draw a table block by block: each has its own stream, and all see the same patients."""
-    for (first, size, rng), (*_, own) in zip(blocks(n, seed), blocks(n, seed, salt), strict=True):
-        yield table(draw(first, size, rng), own)
+    for (first, size, rng), (*_, stream) in zip(
+        blocks(n, seed), blocks(n, seed, salt), strict=True
+    ):
+        yield table(draw(first, size, rng), stream)
 
 
 def write_csv(path: Path, parts: Iterator[Columns]) -> None:

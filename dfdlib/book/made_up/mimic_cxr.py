@@ -137,17 +137,17 @@ def split(views: Views, rng: np.random.Generator) -> Columns:  # noqa: ARG001 - 
 
 def write_images(root: Path, n: int, seed: int, pixels: int) -> None:
     """Draw the images into files/p10/p10000032/s50000000/; one in 200 cannot be read."""
-    for (first, size, rng), (*_, own) in zip(blocks(n, seed), blocks(n, seed, 9), strict=True):
+    for (first, size, rng), (*_, stream) in zip(blocks(n, seed), blocks(n, seed, 9), strict=True):
         views = draw_views(first, size, rng)
         for i, name in enumerate(views.ids):
             subject, study = str(views.subject[i]), views.study[i]
             folder = root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}"
             folder.mkdir(parents=True, exist_ok=True)
-            drawn = draw_image(views.truth[views.of[i]], views.view[i], pixels, own)
+            drawn = draw_image(views.truth[views.of[i]], views.view[i], pixels, stream)
             file = BytesIO()
             Image.fromarray(drawn).save(file, "JPEG", quality=90)
             data = file.getvalue()
-            (folder / f"{name}.jpg").write_bytes(data[:90] if own.random() < 0.005 else data)
+            (folder / f"{name}.jpg").write_bytes(data[:90] if stream.random() < 0.005 else data)
 
 
 def draw_image(truth: np.ndarray, view: str, pixels: int, rng: np.random.Generator) -> np.ndarray:
