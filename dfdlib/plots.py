@@ -18,6 +18,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 METHODS: dict[str, tuple[str, str]] = {
     "Logistic regression": ("#6e6e6e", "s"),
@@ -42,6 +43,10 @@ Looks = Mapping[str, tuple[str, str]]
 _UNNAMED = ("#332288", "#117733", "#882255", "#999933", "#44aa99", "#aa4499")
 _MARKERS = ("h", "p", "*", "d")  # none that points to a side
 _OBSERVED, _MISSING = "#0072b2", "#d55e00"
+_OUTLINED: dict[str, Any] = {  # legible on light, on dark and on hatches
+    "color": "black", "size": "small",
+    "path_effects": [withStroke(linewidth=2, foreground="white")],
+}  # fmt: skip
 _SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bfe0f5", "#4ba3da"])
 
 
@@ -113,13 +118,16 @@ def interval_plot(
     interval: str = "95 % interval by patient",
     reference: float | None = None,
     reference_label: str = "",
+    looks: Looks | None = None,
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a dot and an interval for each group and method.
 
     Args:
         frame: one row per group and method; groups and methods keep their order of appearance.
-            A row whose value is NaN is drawn as its note, if the frame has such a column.
+            A row whose value is NaN is drawn as its note, if the frame has such a column. Methods
+            stand side by side where a group has several.
         group: column on the vertical axis.
         method: column that picks colour and marker.
         value: column of the dot.
@@ -131,6 +139,8 @@ def interval_plot(
         interval: what the error bars are; it stands under the axis.
         reference: where to draw a dashed line, for example at chance.
         reference_label: what that line is.
+        looks: colour and marker of each method; None takes those of `METHODS`.
+        legend: name the methods, if there are several.
         ax: axes to draw on; None makes a figure.
 
     Raises:
@@ -143,37 +153,42 @@ def interval_plot(
         first = frame.loc[twice, [group, method]].iloc[0].tolist()
         raise ValueError(f"{first} stands in the frame twice. Pick one metric and one run first.")
     groups, methods = frame[group].unique().tolist(), frame[method].unique().tolist()
-    own_figure = ax is None
+    looks = _looks(methods, looks)
+    beside = len(methods) if _several(frame, group, method) else 1
+    alone = ax is None
     if ax is None:
-        height = 1.3 + len(groups) * (0.25 + 0.17 * len(methods))
+        height = 1.3 + len(groups) * (0.25 + 0.17 * beside)
         _, ax = plt.subplots(figsize=(plt.rcParams["figure.figsize"][0], height))
-    offsets = np.linspace(-0.3, 0.3, len(methods)) if len(methods) > 1 else [0.0]
+    # nearer to the group's middle than to the next group
+    offsets = [0.7 * (k - (beside - 1) / 2) / beside for k in range(beside)]
+    offsets *= len(methods) // beside
     place = {name: row for row, name in enumerate(groups)}
     if reference is not None:
-        ax.axvline(reference, color="#888888", linestyle="--", linewidth=1, zorder=0)
+        ax.axvline(reference, color="#666666", linestyle="--", linewidth=1, zorder=0.9)
         ax.annotate(
             reference_label, (reference, 1), xycoords=("data", "axes fraction"), fontsize="small",
             xytext=(3, 2), textcoords="offset points", color="#666666",
         )  # fmt: skip
     for name, offset in zip(methods, offsets, strict=True):
+        shade, mark = looks[name]
         for _, row in frame[frame[method] == name].iterrows():
             y = place[row[group]] + offset
             if pd.isna(row[value]):
                 ax.annotate(
-                    _short(row.get(note, "not computed"), 80), (0.01, y), color=colour(name),
+                    _short(row.get(note, "not computed"), 80), (0.01, y), color=shade,
                     parse_math=False, xycoords=("axes fraction", "data"), va="center",
                     fontsize="small", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )  # fmt: skip
                 continue
-            ax.hlines(y, row[low], row[high], color=colour(name))
-            ax.plot(row[value], y, marker=marker(name), color=colour(name), linestyle="none")
+            ax.hlines(y, row[low], row[high], color=shade)
+            ax.plot(row[value], y, marker=mark, color=shade, linestyle="none")
     ax.set_yticks(range(len(groups)), [_short(name) for name in groups], parse_math=False)
     ax.set_ylim(len(groups) - 0.5, -0.5)
     ax.grid(axis="x")
     ax.set_xlabel(f"{xlabel}\n(dot: estimate; bar: {interval})")
     ax.set_ylabel(ylabel)
-    if len(methods) > 1:
-        _legend(ax, methods, outside=own_figure)
+    if legend and len(methods) > 1:
+        _legend(ax, methods, outside=alone, looks=looks)
     return ax
 
 
@@ -190,7 +205,7 @@ def strip_plot(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a mark for each run: the groups along one axis, the methods of a group side by side.
+    """Draw a mark for each run: the groups along one axis, several methods of a group side by side.
 
     Nothing is averaged and nothing is moved at random, so equal frames give equal figures.
 
@@ -214,17 +229,19 @@ def strip_plot(
     _require(frame, (group, value, method))
     groups, methods = frame[group].unique().tolist(), frame[method].unique().tolist()
     looks = _looks(methods, looks)
-    own_figure = ax is None
+    alone = ax is None
     if ax is None:
         across = plt.rcParams["figure.figsize"]
         _, ax = plt.subplots(figsize=across if upright else (across[0], 1.3 + 0.4 * len(groups)))
+    beside = _several(frame, group, method)
     # seaborn takes one marker a call; places follow the full orders, whatever a call draws
-    numbered = frame.assign(**{group: frame[group].map(groups.index)})
+    places = {"value": frame[value], "place": frame[group].map(groups.index), "name": frame[method]}
+    runs = pd.DataFrame(places)
     for name in methods:
         sns.stripplot(
-            numbered[frame[method] == name],
-            x=group if upright else value, y=value if upright else group,
-            hue=method, hue_order=methods, order=range(len(groups)), dodge=True, jitter=False,
+            runs[runs["name"] == name],
+            x="place" if upright else "value", y="value" if upright else "place",
+            hue="name", hue_order=methods, order=range(len(groups)), dodge=beside, jitter=False,
             orient="v" if upright else "h", marker=looks[name][1], size=5, alpha=0.8, linewidth=0,
             palette={other: looks[other][0] for other in methods}, legend=False, ax=ax,
         )  # fmt: skip
@@ -237,7 +254,7 @@ def strip_plot(
     ax.grid(axis="y" if upright else "x")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if legend and len(methods) > 1:
-        _legend(ax, methods, outside=own_figure, looks=looks)
+        _legend(ax, methods, outside=alone, looks=looks)
     return ax
 
 
@@ -281,7 +298,7 @@ def line_plot(
         raise ValueError(f"{name!r} has several rows at {x} = {place}. Take means over runs first.")
     methods = frame[method].unique().tolist()
     looks = _looks(methods, looks)
-    own_figure = ax is None
+    alone = ax is None
     if ax is None:
         _, ax = plt.subplots()
     sns.lineplot(
@@ -297,7 +314,7 @@ def line_plot(
     ax.grid(axis="y")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if legend and len(methods) > 1:
-        _legend(ax, methods, outside=own_figure, looks=looks)
+        _legend(ax, methods, outside=alone, looks=looks)
     return ax
 
 
@@ -323,7 +340,8 @@ def panels(
         share_y: give all axes one vertical scale.
 
     Yields:
-        Each axes and its rows. Its labels are yours; those inside the grid are left out.
+        Each axes and its rows. Its labels are yours; on a scale that all share, the horizontal one
+        is written once under the figure, the vertical one in the first column.
 
     Raises:
         ValueError: a column is not there.
@@ -345,13 +363,57 @@ def panels(
         ax.set_title(_short(value), parse_math=False)
         if share_y and number % columns:
             ax.set_ylabel("")
-        if share_x and number + columns < len(values):
+        if share_x:
+            grid.figure.supxlabel(ax.get_xlabel(), size=plt.rcParams["axes.labelsize"])
             ax.set_xlabel("")
 
 
 def name_methods(ax: Axes, methods: Sequence[str], *, looks: Looks | None = None) -> None:
     """Name methods beside the axes of a figure: one legend for small multiples."""
     _legend(ax, methods, outside=True, looks=_looks(methods, looks))
+
+
+def heatmap(
+    frame: pd.DataFrame,
+    *,
+    limit: float,
+    notes: pd.DataFrame | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw numbers as colours: white at zero, violet above, orange below, grey where one is NaN.
+
+    The cell of row i and column j covers i to i + 1 down and j to j + 1 across.
+
+    Args:
+        frame: the numbers, laid out as they are drawn.
+        limit: where the colours end, on both sides of zero.
+        notes: what is written in each cell; None writes nothing.
+        xlabel: what the columns are.
+        ylabel: what the rows are.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        ValueError: the limit is not above zero, or the notes have another shape.
+    """
+    if not limit > 0:
+        raise ValueError(f"limit={limit} has no colours on its sides. Pass a number above zero.")
+    if notes is not None and notes.shape != frame.shape:
+        raise ValueError(
+            f"notes have {notes.shape} rows and columns, the frame {frame.shape}. "
+            "Write a note for each number."
+        )
+    if ax is None:
+        size = (plt.rcParams["figure.figsize"][0], 1.0 + 0.42 * len(frame))
+        _, ax = plt.subplots(figsize=size)
+    ax.set_facecolor("#eeeeee")  # seen where a number is missing
+    _cells(
+        ax, frame, frame.to_numpy(dtype=float), vmin=-limit, vmax=limit, cmap="PuOr", fmt="",
+        annot=None if notes is None else notes.to_numpy(dtype=object), annot_kws=_OUTLINED,
+    )  # fmt: skip
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
 
 
 def missingness_plot(
@@ -386,20 +448,14 @@ def missingness_plot(
     if ax is None:
         size = (plt.rcParams["figure.figsize"][0], 1.4 + 0.42 * len(frame))
         _, ax = plt.subplots(figsize=size)
-    # seaborn reads mathematics in names, turns them, and leaves some out: they are written below
-    sns.heatmap(
-        100 * shares, vmin=0, vmax=100, cmap=_SHARE, linewidths=2, linecolor="white",
+    _cells(
+        ax, frame, 100 * shares, vmin=0, vmax=100, cmap=_SHARE, linewidths=2, linecolor="white",
         annot=np.vectorize(_percent, otypes=[object])(shares), fmt="",
-        annot_kws={"color": plt.rcParams["text.color"]},  # its own white is hard to read here
-        cbar=False, xticklabels=False, yticklabels=False, ax=ax,
+        annot_kws={"color": plt.rcParams["text.color"]},  # seaborn's white is hard to read here
     )  # fmt: skip
     # seaborn's own has no frame: white at the lowest shares, it would have no lower end
     ax.figure.colorbar(ax.collections[-1], ax=ax, label=label)
-    rows, columns = ([_short(name) for name in axis] for axis in (frame.index, frame.columns))
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, parse_math=False)
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.tick_params(length=0)
     ax.tick_params(axis="x", labelsize="small")  # long names stand side by side
     return ax
 
@@ -456,6 +512,21 @@ def bipartite_plot(
     ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.06))
     ax.axis("off")
     return ax
+
+
+def _cells(ax: Axes, frame: pd.DataFrame, numbers: np.ndarray, **options: Any) -> None:
+    """Colour a cell for each number, and name rows and columns as the frame does."""
+    # seaborn reads mathematics in names, turns them, and leaves some out: they are written below
+    sns.heatmap(numbers, cbar=False, xticklabels=False, yticklabels=False, ax=ax, **options)
+    rows, columns = ([_short(name) for name in axis] for axis in (frame.index, frame.columns))
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, parse_math=False)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
+    ax.tick_params(length=0)
+
+
+def _several(frame: pd.DataFrame, group: str, method: str) -> bool:
+    """Say whether a group has several methods, which then stand side by side."""
+    return bool((frame.groupby(group)[method].nunique() > 1).any())
 
 
 def _looks(methods: Sequence[str], looks: Looks | None) -> Looks:

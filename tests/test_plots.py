@@ -145,6 +145,17 @@ def test_interval_plot_draws_on_given_axes_without_legend_for_one_method(scores)
     assert len(right.get_legend().get_texts()) == 2
 
 
+def test_interval_plot_moves_nothing_where_no_group_has_two_methods_and_takes_other_looks(scores):
+    frame = scores.iloc[[0, 3]].assign(value=[0.7, 0.9], low=0.6, high=1.0)
+    looks = {"GRAPE": ("#ff0000", "s"), "Logistic regression": ("#00ff00", "D")}
+    _, ax = plt.subplots()
+    plots.interval_plot(frame, xlabel="AUROC", looks=looks, legend=False, ax=ax)
+    dots = [line for line in ax.lines if line.get_marker() != "None"]
+    assert [(line.get_color(), line.get_marker()) for line in dots] == list(looks.values())
+    assert [line.get_xydata().tolist() for line in dots] == [[[0.7, 0]], [[0.9, 1]]]
+    assert ax.get_legend() is None
+
+
 def test_interval_plot_refuses_a_missing_column(scores):
     with pytest.raises(ValueError, match=r"no column 'level'.*group='site'"):
         plots.interval_plot(scores.rename(columns={"level": "site"}), xlabel="AUROC")
@@ -234,6 +245,38 @@ def test_missingness_plot_numbers_are_legible_on_their_cells():
 def test_missingness_plot_refuses_what_is_no_share(share, said):
     with pytest.raises(ValueError, match=said):
         plots.missingness_plot(pd.DataFrame([[0.5, share]]))
+
+
+def test_heatmap_has_the_colour_and_the_note_of_each_number_where_it_stands():
+    frame = pd.DataFrame([[-2.0, 0.0], [9.0, np.nan]], ["$a$", "b"], ["x", "y"])
+    notes = pd.DataFrame([["low", "zero"], ["high", "none"]])
+    _, axes = plt.subplots()
+    ax = plots.heatmap(frame, limit=2.0, notes=notes, xlabel="across", ylabel="down", ax=axes)
+    assert ax is axes
+    assert {(text.get_text(), text.get_position()) for text in ax.texts} == {
+        ("low", (0.5, 0.5)), ("zero", (1.5, 0.5)), ("high", (0.5, 1.5)),
+    }  # fmt: skip
+    ax.figure.canvas.draw()
+    low, zero, high, empty = ax.collections[0].get_facecolor()
+    expected = mpl.colormaps["PuOr"]
+    np.testing.assert_allclose(low, expected(0.0))
+    np.testing.assert_allclose(high, expected(1.0))
+    assert min(zero[:3]) > 0.95
+    assert empty[3] == 0  # the grey of the axes is seen
+    assert ax.get_facecolor() == mpl.colors.to_rgba("#eeeeee")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$a$", "b"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["x", "y"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("across", "down")
+    assert ax.yaxis_inverted()
+    assert not plots.heatmap(frame, limit=2.0).texts
+
+
+def test_heatmap_refuses_limits_without_colours_and_notes_of_another_shape():
+    frame = pd.DataFrame([[1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"limit=0.0 has no colours .* a number above zero"):
+        plots.heatmap(frame, limit=0.0)
+    with pytest.raises(ValueError, match=r"notes have \(2, 1\) .* Write a note for each number"):
+        plots.heatmap(frame, limit=1.0, notes=frame.T)
 
 
 def test_bipartite_plot_has_one_solid_edge_per_observation():
@@ -365,6 +408,14 @@ def test_a_strip_leaves_out_what_is_missing_and_takes_other_looks(runs):
         plots.strip_plot(runs, group="site", xlabel="x")
 
 
+def test_a_strip_moves_nothing_where_no_group_has_two_methods(runs):
+    frame = runs[(runs["epochs"] == "a") == (runs["method"] == "ERM")]
+    marks = _marks(plots.strip_plot(frame, group="epochs", xlabel="x"))
+    assert [set(places[:, 1]) for places, _ in marks] == [{0.0}, {1.0}]
+    each = _marks(plots.strip_plot(runs, group="method", xlabel="x"))
+    assert [(len(places), set(places[:, 1])) for places, _ in each] == [(6, {0.0}), (6, {1.0})]
+
+
 @pytest.fixture
 def curves():
     frame = pd.DataFrame(
@@ -407,6 +458,7 @@ def test_panels_part_a_frame_and_keep_its_order(runs, curves):
     (left, _), (right, _) = seen.values()
     assert [left.get_title(loc="left"), right.get_title(loc="left")] == ["left", "right"]
     assert (left.get_ylabel(), right.get_ylabel()) == ("AUROC", "")
+    assert left.figure.get_supxlabel() == "epochs"
     assert left.get_shared_y_axes().joined(left, right)
     assert left.figure.get_layout_engine().__class__.__name__ == "ConstrainedLayoutEngine"
     plots.name_methods(left, ["ERM", "a method of theirs"])
@@ -414,10 +466,10 @@ def test_panels_part_a_frame_and_keep_its_order(runs, curves):
     assert names == ["ERM", "a method of theirs"]
     three = runs.assign(panel=["a", "b", "c"] * 4)
     axes = []
-    for ax, _ in plots.panels(three, by="panel", columns=2, share_y=False):
+    for ax, _ in plots.panels(three, by="panel", columns=2, share_x=False, share_y=False):
         ax.set(xlabel="epochs", ylabel="AUROC")
         axes.append(ax)
-    assert [ax.get_xlabel() for ax in axes] == ["", "epochs", "epochs"]
+    assert [ax.get_xlabel() for ax in axes] == ["epochs"] * 3
     assert all(ax.get_ylabel() == "AUROC" for ax in axes)
     assert not axes[0].get_shared_y_axes().joined(axes[0], axes[1])
 
