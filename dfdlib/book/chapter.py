@@ -131,16 +131,16 @@ def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         ValueError: a name that is glued twice.
     """
-    found: dict[str, str] = {}
+    numbers: dict[str, str] = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            if name in found:
+            if name in numbers:
                 raise ValueError(f"'{name}' is glued twice. Give each number a name of its own")
             if name is not None:
                 lines = output["data"][f"{_RECORD}text/plain"]  # a list in a file, else a text
-                found[name] = str(ast.literal_eval("".join(lines)))
-    return found
+                numbers[name] = str(ast.literal_eval("".join(lines)))
+    return numbers
 
 
 def is_as_reported(shown: str, entry: Mapping[str, Any]) -> bool:
@@ -184,13 +184,13 @@ def beside_reported(
             "Run from a clone of the book's repository"
         )
     reported = yaml.safe_load(path.read_text(encoding="utf8")) or {}
-    found = glued(notebook)
+    numbers = glued(notebook)
     rows = {
         name: {
-            "yours": found.get(name, "–"),
+            "yours": numbers.get(name, "–"),
             "ours": str(entry["value"]),
             "tolerance": str(entry["atol"]),
-            "inside": name in found and is_as_reported(found[name], entry),
+            "inside": name in numbers and is_as_reported(numbers[name], entry),
             "from": "this run" if entry["source"] == "chapter" else entry["source"],
         }
         for name, entry in reported.get(chapter, {}).items()
