@@ -98,6 +98,7 @@ def load(
 
     Access:
         https://physionet.org/content/mimiciv/2.2/, https://physionet.org/content/mimic-iv-note/2.2/
+        (version 3.1 is read too; the notes are of the admissions of 2.2, so later ones have none)
 
     Citation:
         Johnson, A., Bulgarelli, L., Shen, L., et al. (2023). MIMIC-IV, a freely accessible

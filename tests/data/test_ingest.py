@@ -23,6 +23,7 @@ from dfdlib.data.clinical import convert as convert_module
 from dfdlib.data.clinical import schemas
 from dfdlib.data.clinical import schemas as schemas_module
 from dfdlib.data.clinical.convert import connection
+from dfdlib.data.clinical.files import Raw
 from dfdlib.data.ingest import ingest, read_manifest
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -494,6 +495,19 @@ def test_another_version_is_refused_unless_it_is_asked_for(raw, tmp_path, monkey
         ValueError, match=r"'3\.10' is not a known version .* Did you mean '3\.1'\?"
     ):
         hospitals(raw, tmp_path / "out", version="3.10")
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.2", "3.1", "demo 2.2"])
+def test_versions_of_mimic_iv_are_taken_as_they_are(version):
+    """By the rows that PhysioNet publishes; a table with those of no version is of a subset."""
+    source = schemas_module.SOURCES["mimic_iv"]
+    for table, rows in source.counts[version].items():
+        place = f"hosp/{table}.csv.gz"
+        raw = Raw(table, Path(place), place, delimiter=",", width=6, columns=())
+        module.check_version(table, rows, raw, source, wanted=None)
+        with pytest.raises(ValueError, match=rf"version {re.escape(version)} of MIMIC-IV .* has"):
+            module.check_version(table, rows + 1, raw, source, wanted=version)
+    assert module.identify(source.counts[version], source) == version
 
 
 def test_another_data_set_is_told_by_a_column(raw, tmp_path, monkeypatch):

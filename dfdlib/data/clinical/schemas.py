@@ -301,7 +301,7 @@ SOURCES: dict[str, Source] = {
         versions=("2.0", "demo 2.0.1"),
     ),
     "mimic_iv": Source(
-        title="MIMIC-IV 2.x with MIMIC-IV-Note",
+        title="MIMIC-IV 2.x or 3.1 with MIMIC-IV-Note",
         page="https://physionet.org/content/mimiciv/2.2/ and "
         "https://physionet.org/content/mimic-iv-note/2.2/",
         counts={
@@ -310,7 +310,7 @@ SOURCES: dict[str, Source] = {
             "3.1": {"patients": 364_627, "admissions": 546_028},
             "demo 2.2": {"patients": 100, "admissions": 275},
         },
-        versions=("2.0", "2.2", "demo 2.2"),
+        versions=("2.0", "2.2", "3.1", "demo 2.2"),
         foreign={
             ("patients", "row_id"): "MIMIC-III",
             ("admissions", "row_id"): "MIMIC-III",
