@@ -27,7 +27,7 @@ class Ragged:
         values: The entries of all rows, end to end.
         offsets: Where each row begins; one more than there are rows.
         words: What a code, or a flag of a series, stands for, where that is known. It is read by
-            people alone: no model sees it, and nothing that is saved holds it.
+            people alone: no model sees it, and of codes a saved model holds those of ten and more.
 
     Shapes:
         values (total, ...), offsets (n + 1,).

@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -45,6 +45,10 @@ class Cohort:
         covariates: A DataFrame, or a dict of columns, that evaluation stratifies by.
         groups: A dict of levels, such as site; "patient" defaults to the row number.
         truth: What only a generator knows, one row per patient.
+
+    Attributes:
+        tables: How `from_tables` read the cohort: columns, units, levels and classes, the cut and
+            the unit of time, as plain types. None for all other cohorts.
 
     Shapes:
         observed (n, M), x_observed[m] (n, d_m), y (n,) or (n, L).
@@ -100,6 +104,7 @@ class Cohort:
         self.covariates = validation.table(covariates, "covariates", n)
         self.groups = validation.groups(groups, n)
         self.truth = None if truth is None else validation.table(truth, "truth", n)
+        self.tables: Mapping[str, Any] | None = None
         # Two parts of one cohort share row numbers as patients; two cohorts only share ids.
         self._source = uuid.uuid4().hex
         self._ids_given = groups is not None and "patient" in groups

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,12 +12,12 @@ import pandas as pd
 
 from dfdlib.data.arrays import code_id
 from dfdlib.data.cohort import Cohort
-from dfdlib.data.tables_config import TablesConfig, read_config
-from dfdlib.data.tables_read import Tables, open_tables
-from dfdlib.data.tables_values import tally, values
+from dfdlib.data.tables_config import TablesConfig, read_config, refuse_other_meaning
+from dfdlib.data.tables_read import Tables, joined, open_tables
+from dfdlib.data.tables_values import FEW, tally, values
 from dfdlib.errors import nearest, require, unknown
 
-__all__ = ["code_id", "from_tables", "template"]
+__all__ = ["code_id", "flow", "from_tables", "template"]
 
 Purpose = Literal["train", "score"]
 
@@ -55,10 +56,30 @@ def from_tables(
         - Numbers are in `unit` since time zero, or where `start` holds numbers since the zero of
           these. Where all of `start` are 10,000 or more, or years, these may be dates, and `format:
           number` has to say that they are not; numbers beside a `start` of dates need it too.
+        - `lookback: 48` leaves out what was recorded longer before the cut than that, in `unit`; a
+          modality may have one of its own, or `none`.
         - Durations, as columns of parquet or `1 days 02:00:00` and `P1DT2H` in text, count from
           time zero; `26:00:00` needs `format: duration`.
         - A warning says where 90 % of the rows of a file lie outside the window, as with another
           unit, or where every time is at midnight, so that these may be dates.
+
+    Text files:
+        - `files: {decimal: ",", encoding: cp1252}` says how all of them are written, and the name
+          of one, `labs.csv: {decimal: "."}`, how that one is. Among decimal commas `1.234,5` has
+          thousands; a full stop without a comma is refused.
+        - `id` and `patient` may be several columns, `[hospital, stay]`: a row is somebody's where
+          all are the same.
+
+    Numbers, of vector and series:
+        - `unit` names the column that says in which unit a row is, and `units` what to do with it:
+          `{creatinine: {umol/L: 1, mg/dL: 88.4}, temperature: {C: 1, F: [0.5556, -17.78]}}` brings
+          all into the one of factor 1, by a factor or by factor and shift; `sodium: mmol/L` takes
+          this one only. Another unit is refused, an empty one too, unless `""` is listed.
+        - `bounds: {sodium: [80, 200]}` takes numbers outside as missing, after conversion, and
+          counts them; `null` leaves an end open.
+        - `limits: value` lets `<0.01` and `> 500` be these numbers. `limits: flag` adds a column
+          for each, `creatinine_limit`: -1 below, 1 above, 0 where it was measured; in a series a
+          flag of its own. Without it they are refused.
 
     Kinds:
         - vector: numbers, one feature per column; of several before the cut, `take` says which.
@@ -74,13 +95,15 @@ def from_tables(
     A row that stands in a file twice, the same in every column, counts once. A label column as a
     feature is refused. Warnings count what did not enter: rows without an id, rows whose id would
     be one of the patients' file if it were written alike (`7` and `007`), words among numbers.
-    No message shows a cell.
+    No message shows a cell. `dfdlib.data.tables.flow` counts where all rows went.
 
     To score new patients with a model that was trained on such tables, pass the same configuration
     with `purpose="score"`. Then no label is read (`y` is None), nobody is dropped, and an item that
     was never measured, a file that is not there or holds none of these patients, or a word that is
     no level, is missing. The columns that the configuration names have to be there, but for site
-    and covariates, which no model reads to score.
+    and covariates, which no model reads to score. `dfdlib.training.score_tables`, or
+    `dfdlib score`, does that for a saved model, which knows how its tables were read
+    (`Cohort.tables`).
 
     Args:
         config: The YAML file, or what it would hold as a dict. Paths are relative to the file, or
@@ -98,15 +121,102 @@ def from_tables(
         Traceback (most recent call last):
         ValueError: config['patients']: 'sight' is not a key (file, id, ...). Did you mean 'site'?
     """
+    read = read_tables(config, purpose=purpose, memory=memory)
+    for note in read.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return read.cohort
+
+
+def flow(config: str | Path | Mapping[str, Any], *, memory: str = "4GB") -> pd.DataFrame:
+    """Count where the rows and values of each modality went, so that the table may be shown.
+
+    Args:
+        config: As of `from_tables`.
+        memory: As of `from_tables`.
+
+    Returns:
+        One row per modality. Rows of its file: `rows`, of which `unmatched` are of nobody in the
+        patients' file, `without time`, `late` (after the cut), `early` (before the window of
+        `lookback`), `in time`. Values in rows that are in time: `unreadable` (no number, or no
+        level), in an `other unit`, `out of bounds`; `values` that entered, of which `limits` are
+        limits, of how many rows of the cohort (`patients`). A count of 1 to 9 is missing, and then
+        the others of its modality are rounded down to tens.
+
+    Raises:
+        ImportError: As `from_tables`.
+        ValueError: As `from_tables`.
+    """
+    return read_tables(config, memory=memory).flow
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of tables.
+
+    Attributes:
+        cohort: as `from_tables` returns it.
+        ids: of each row of it, the columns that say whose it is, as they stand in the file.
+        marks: what is to be said of each row.
+        notes: warnings, in the order in which they arose.
+        flow: as `flow` returns it.
+    """
+
+    cohort: Cohort
+    ids: pd.DataFrame
+    marks: list[list[str]]
+    notes: list[str]
+    flow: pd.DataFrame
+
+
+def read_tables(
+    config: str | Path | Mapping[str, Any],
+    *,
+    purpose: Purpose | str = "train",
+    memory: str = "4GB",
+    trained: Mapping[str, Any] | None = None,
+) -> Read:
+    """Read a cohort as `from_tables` does, with all that can be said of it.
+
+    Args:
+        config: As of `from_tables`.
+        purpose: As of `from_tables`.
+        memory: As of `from_tables`.
+        trained: `Cohort.tables` of the cohort that a model was trained on: tables that mean
+            something else are refused before any file is read.
+
+    Raises:
+        ImportError: As `from_tables`.
+        ValueError: As `from_tables`, or the configuration means something else.
+    """
     require("reading tables", "duckdb", "pyarrow")
     if purpose not in get_args(Purpose):
         raise unknown(purpose, get_args(Purpose), "purpose")
     settings = read_config(config, scoring=purpose == "score")
+    if trained is not None:
+        refuse_other_meaning(settings.meaning, trained)
     with open_tables(settings, memory) as tables:
-        cohort = _cohort(settings, tables)
-    for note in tables.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
-    return cohort
+        cohort, patients, keep = _cohort(settings, tables)
+    marks: list[list[str]] = [[] for _ in range(len(keep))]
+    for positions, what in tables.marks:
+        for position in positions:
+            marks[position].append(what)
+    whose = patients[list(dict.fromkeys([*(settings.patient or settings.id), *settings.id]))]
+    return Read(
+        cohort=cohort,
+        ids=whose[keep].reset_index(drop=True),
+        marks=[said for said, kept in zip(marks, keep, strict=True) if kept],
+        notes=tables.notes,
+        flow=_without_few(pd.DataFrame(tables.flow).T.rename_axis("modality")),
+    )
+
+
+def _without_few(counts: pd.DataFrame) -> pd.DataFrame:
+    """Hide counts of 1 to 9, and round those beside them: no difference gives them away."""
+    counts = counts.astype("Int64")
+    few = (counts > 0) & (counts < FEW)
+    rounded = few.any(axis=1)
+    counts[rounded] = counts[rounded] // FEW * FEW
+    return counts.mask(few)
 
 
 def template() -> str:
@@ -120,17 +230,18 @@ def template() -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _cohort(config: TablesConfig, tables: Tables) -> Cohort:
+def _cohort(config: TablesConfig, tables: Tables) -> tuple[Cohort, pd.DataFrame, np.ndarray]:
+    """The cohort, the patients' file, and which of its rows are in the cohort."""
     site, covariates = _spared(config, tables)
     patients = _patients(config, tables, site, covariates)
-    ids = patients[config.id]
+    ids = joined(patients[list(config.id)])
     y = _labels(config, tables, ids)
     tables.open_rows(ids.tolist())
     if y is not None:
         tables.meet(config.label_file)
     x = {m.name: values(config, tables, m, len(ids)) for m in config.modalities}
     _tell_of_answers(config, tables, x, y)
-    groups = {"patient": patients[config.patient or config.id].to_numpy(str)}
+    groups = {"patient": joined(patients[list(config.patient or config.id)]).to_numpy(str)}
     if site is not None:
         groups["site"] = patients[site].fillna("unknown").to_numpy(str)
     elif config.site is not None:
@@ -147,7 +258,9 @@ def _cohort(config: TablesConfig, tables: Tables) -> Cohort:
             kinds={modality.name: modality.kind for modality in config.modalities},
             y=y,
             task=task,
-            covariates={name: _covariate(patients[name]) for name in covariates},
+            covariates={
+                name: _covariate(patients[name], tables.decimal(config.file)) for name in covariates
+            },
             groups=groups,
         )
     keep = np.ones(len(cohort), dtype=bool)
@@ -155,7 +268,8 @@ def _cohort(config: TablesConfig, tables: Tables) -> Cohort:
         keep &= cohort.observed.any(dim=1).numpy()
     if config.labels == "drop" and y is not None:
         keep &= ~np.isnan(y).reshape(len(y), -1).any(axis=1)
-    return cohort if keep.all() else cohort.select(keep)
+    cohort = cohort._with(tables=config.meaning)
+    return (cohort if keep.all() else cohort.select(keep)), patients, keep
 
 
 def _spared(config: TablesConfig, tables: Tables) -> tuple[str | None, tuple[str, ...]]:
@@ -177,8 +291,9 @@ def _spared(config: TablesConfig, tables: Tables) -> tuple[str | None, tuple[str
 def _patients(
     config: TablesConfig, tables: Tables, site: str | None, covariates: tuple[str, ...]
 ) -> pd.DataFrame:
-    keys = {"id": config.id, "patient": config.patient, "site": site}
-    columns = [(name, f"config['patients'][{key!r}]") for key, name in keys.items() if name]
+    keys = {"id": config.id, "patient": config.patient, "site": (site,) if site else ()}
+    columns = [(name, f"config['patients'][{key!r}]") for key, names in keys.items()
+               for name in names]  # fmt: skip
     columns += [
         (name, f"config['patients']['covariates'][{i}]") for i, name in enumerate(covariates)
     ]
@@ -188,18 +303,19 @@ def _patients(
             f"config['patients']['file']: {config.file.name} has no row below its column names. "
             "Write a row for each patient"
         )
-    for key, name in (("id", config.id), ("patient", config.patient)):
-        if name is not None and patients[name].isna().any():
+    whose = [("id", name) for name in config.id] + [("patient", name) for name in config.patient]
+    for key, name in whose:
+        if patients[name].isna().any():
             row = int(patients[name].isna().argmax())
             raise ValueError(
                 f"config['patients'][{key!r}]: row {row + 1} of {config.file.name} has no "
                 f"{name!r}. Fill it in, or leave the row out"
             )
-    if rows := _twice(patients[config.id]):
+    if rows := _twice(joined(patients[list(config.id)])):
         raise ValueError(
             f"config['patients']['id']: rows {rows[0]} and {rows[1]} of {config.file.name} have "
-            f"the same {config.id!r}. Leave one out, or name the column that tells its rows apart; "
-            "whose rows they are goes under patient"
+            f"the same {config.id_told}. Leave one out, or name the column that tells its rows "
+            "apart, or several: id: [hospital, stay]; whose rows they are goes under patient"
         )
     return patients
 
@@ -213,29 +329,35 @@ def _twice(ids: pd.Series) -> tuple[int, int] | None:
     return int(ids.eq(ids[second]).idxmax()) + 1, int(second) + 1
 
 
-def _covariate(column: pd.Series) -> pd.Series:
+def _covariate(column: pd.Series, decimal: str) -> pd.Series:
     """Numbers where all are numbers, else the words."""
-    numbers = pd.to_numeric(column, errors="coerce")
+    numbers = pd.to_numeric(_pointed(column, decimal), errors="coerce")
     return numbers if numbers.notna().equals(column.notna()) else column
 
 
 def _labels(config: TablesConfig, tables: Tables, ids: pd.Series) -> np.ndarray | None:
     if not config.label or config.scoring:
         return None
-    table = tables.labels().dropna(subset=config.id)
-    if rows := _twice(table[config.id]):
+    table = tables.labels().dropna(subset=list(config.id))
+    theirs = joined(table[list(config.id)])
+    if rows := _twice(theirs):
         raise ValueError(
             f"config['label']['file']: rows {rows[0]} and {rows[1]} of {config.label_file.name} "
-            f"have the same {config.id!r}. Keep one label per row of the cohort"
+            f"have the same {config.id_told}. Keep one label per row of the cohort"
         )
-    by_id = table.set_index(config.id).reindex(ids)
+    by_id = table[list(config.label)].set_index(theirs).reindex(ids)
     if by_id.isna().all(axis=None):
         raise ValueError(
             f"config['label']: no row of {config.file.name} has a label in "
-            f"{config.label_file.name}. Write {config.id!r} alike in both, or leave label out"
+            f"{config.label_file.name}. Write {config.id_told} alike in both, or leave label out"
         )
     columns = [
-        _classes(config, name, by_id[name], f"config['label']['columns'][{i}]")
+        _classes(
+            config,
+            name,
+            _pointed(by_id[name], tables.decimal(config.label_file)),
+            f"config['label']['columns'][{i}]",
+        )
         for i, name in enumerate(config.label)
     ]
     return np.column_stack(columns) if config.task == "multilabel" else columns[0]
@@ -286,6 +408,13 @@ def _classes(config: TablesConfig, name: str, words: pd.Series, where: str) -> n
     return labels
 
 
+def _pointed(words: pd.Series, decimal: str) -> pd.Series:
+    """Words among which numbers have a decimal point; others stay as they are."""
+    if decimal == ".":
+        return words
+    return words.str.replace(r"^([-+]?\d+),(\d+)$", r"\1.\2", regex=True)
+
+
 _TRUTH = {"true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
 
 
@@ -293,7 +422,7 @@ def _tell_of_answers(
     config: TablesConfig, tables: Tables, x: Mapping[str, Any], y: np.ndarray | None
 ) -> None:
     """Refuse the label under its name in another file; warn of what says the same, and of ids."""
-    ids = {config.id, config.patient}
+    ids = {*config.id, *config.patient}
     for modality in config.modalities:
         for i, name in enumerate(modality.columns):
             if name in ids and modality.item is None:

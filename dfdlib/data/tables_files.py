@@ -7,6 +7,7 @@ import zlib
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dfdlib.data.shapes import kind_of
 from dfdlib.data.sql import csv_source, parquet_source, quoted
@@ -16,8 +17,8 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 _LONGEST_HEADER = 1 << 20
 # What a file is that begins with these bytes, whatever its name says.
 _BEGINNINGS = {
-    b"\xff\xfe": "it is UTF-16 text",
-    b"\xfe\xff": "it is UTF-16 text",
+    b"\xff\xfe": "it is UTF-16 text, which files: {encoding: utf-16} reads",
+    b"\xfe\xff": "it is UTF-16 text, which files: {encoding: utf-16} reads",
     b"\x1f\x8b": "it is compressed, so its name has to end in .csv.gz",
     b"PK\x03\x04": "it is a zip file or a workbook of Excel",
     b"PAR1": "it is parquet, so its name has to end in .parquet",
@@ -26,8 +27,17 @@ _BEGINNINGS = {
 BLANKS = " \t\r\n\u00a0\ufeff\u200b"
 
 
-def open_file(file: Path, connection: Any) -> tuple[str, dict[str, str]]:
-    """The expression that reads a file, and the DuckDB types of its columns."""
+def open_file(
+    file: Path, connection: Any, encoding: str, folder: Path
+) -> tuple[str, dict[str, str]]:
+    """The expression that reads a file, and the DuckDB types of its columns.
+
+    Args:
+        file: The file.
+        connection: Of DuckDB.
+        encoding: Of a text file.
+        folder: Where a copy may be written: DuckDB reads hardly anything but UTF-8.
+    """
     if file.name.lower().endswith(".parquet"):
         source = parquet_source(file)
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
@@ -37,6 +47,8 @@ def open_file(file: Path, connection: Any) -> tuple[str, dict[str, str]]:
         if whole:
             source = f"(SELECT * REPLACE ({', '.join(whole)}) FROM {source})"
         return source, types
+    if encoding != "utf-8":
+        file = _as_utf8(file, encoding, folder)
     # nothing is left to guess: a guess that a line is no data loses it without a word
     mark, names = _header(file)
     types = dict.fromkeys(names, "VARCHAR")
@@ -56,6 +68,26 @@ def _whole(name: str, kind: str) -> str:
     )
 
 
+def _as_utf8(file: Path, encoding: str, folder: Path) -> Path:
+    """Copy a text file into a folder, in UTF-8 and not compressed."""
+    copy = folder / f"{uuid4().hex}.csv"
+    opened = gzip.open if file.name.lower().endswith(".gz") else open
+    lines = 0
+    try:
+        with (
+            opened(file, "rt", encoding=encoding, newline="") as old,
+            copy.open("w", encoding="utf-8", newline="") as new,
+        ):
+            for line in old:
+                new.write(line)
+                lines += 1
+    except UnicodeError:
+        raise ValueError(f"it is not {encoding} text beyond line {max(lines, 1)}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise ValueError("it is cut off, damaged, or no gzip file") from None
+    return copy
+
+
 def _header(file: Path) -> tuple[str, tuple[str, ...]]:
     """The sign between cells, and the names of the columns."""
     compressed = file.name.lower().endswith(".gz")
@@ -71,7 +103,9 @@ def _header(file: Path) -> tuple[str, tuple[str, ...]]:
             while line.count('"') % 2 and len(line) < _LONGEST_HEADER and (more := next(lines, "")):
                 line += more  # a name in quotes may go on in the next line
     except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text, but perhaps Windows-1252") from None
+        raise ValueError(
+            "it is not UTF-8 text, but perhaps Windows-1252: files: {encoding: cp1252} reads that"
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise ValueError("it is cut off, damaged, or no gzip file") from None
     if not line:
@@ -115,17 +149,42 @@ def looks_like_cells(names: tuple[str, ...]) -> int:
     return sum(kind_of(name) not in ("a word", "text", "signs") for name in names)
 
 
-def number(text: str) -> str:
-    """The expression of a number written as text, NULL where it is none."""
+def number(text: str, decimal: str = ".") -> str:
+    """The expression of a number written as text, NULL where it is none.
+
+    Among decimal commas a full stop stands between thousands, or else nobody knows what it is.
+    """
+    if decimal == ",":
+        text = (
+            f"(CASE WHEN NOT contains({text}, '.') THEN replace({text}, ',', '.') "
+            f"WHEN regexp_full_match({text}, '[-+]?\\d{{1,3}}(\\.\\d{{3}})+,\\d+') "
+            f"THEN replace(replace({text}, '.', ''), ',', '.') END)"
+        )
     value = f"try_cast({text} AS DOUBLE)"
     # DuckDB reads 1_5 as 15
     return f"(CASE WHEN isfinite({value}) AND NOT contains({text}, '_') THEN {value} END)"
 
 
-def measure(text: str) -> str:
+def measure(text: str, decimal: str = ".") -> str:
     """The expression of a number or a truth value, NULL where it is neither."""
     truth = f"CASE lower({text}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 END"
-    return f"coalesce({number(text)}, {truth})"
+    return f"coalesce({number(text, decimal)}, {truth})"
+
+
+_LIMIT = "^(<=?|>=?|≤|≥|=<|=>)\\s*"
+
+
+def limited(text: str, decimal: str = ".") -> tuple[str, str]:
+    """The expressions of a number that may be a limit, and of its side: -1 below, 1 above, else 0.
+
+    `<0.01` and `> 500` are limits: the number stands for what could not be measured.
+    """
+    bare = f"regexp_replace({text}, '{_LIMIT}', '')"
+    side = (
+        f"CASE WHEN regexp_matches({text}, '^(<|≤|=<)') THEN -1 "
+        f"WHEN regexp_matches({text}, '^(>|≥|=>)') THEN 1 ELSE 0 END"
+    )
+    return measure(bare, decimal), side
 
 
 def readable(file: Path) -> bool:

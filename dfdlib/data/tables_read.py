@@ -18,7 +18,10 @@ from dfdlib.data.tables_files import (
     BLANKS,
     SUFFIXES,
     is_number,
+    limited,
     looks_like_cells,
+    measure,
+    number,
     open_file,
     readable,
 )
@@ -33,6 +36,12 @@ from dfdlib.data.times import (
     shape,
 )
 from dfdlib.errors import nearest, suggestion, unknown
+
+#: What is counted of each modality: rows of its file, then values.
+FLOW = (
+    *("rows", "unmatched", "without time", "late", "early", "in time"),
+    *("unreadable", "other unit", "out of bounds", "limits", "values", "patients"),
+)
 
 _MICROSECONDS = {"minutes": 60_000_000, "hours": 3_600_000_000, "days": 86_400_000_000}
 
@@ -75,13 +84,20 @@ class Tables:
     Args:
         config: What was read from the YAML file.
         connection: DuckDB, with its memory limit set.
+        folder: For what does not fit into memory, and for copies of files in another encoding.
+
+    Attributes:
         notes: Messages for the reader of the cohort, in the order in which they arose.
+        marks: What is to be said of some rows of the cohort: their positions, and what.
+        flow: How many rows and values of each modality went where.
     """
 
     # not annotated as DuckDB's class, which type checkers at run time keep past its shutdown
-    def __init__(self, config: TablesConfig, connection: Any) -> None:
-        self.config, self.connection = config, connection
+    def __init__(self, config: TablesConfig, connection: Any, folder: Path) -> None:
+        self.config, self.connection, self.folder = config, connection, folder
         self.notes: list[str] = []
+        self.marks: list[tuple[np.ndarray, str]] = []
+        self.flow: dict[str, dict[str, int]] = {}
         self._types: dict[Path, dict[str, str]] = {}
         self._verified: set[Path] = set()
         self._sources: dict[Path, str] = {}
@@ -104,7 +120,25 @@ class Tables:
         place = "config['label']['columns']"
         columns = [(name, f"{place}[{i}]") for i, name in enumerate(self.config.label)]
         file = self.config.label_file
-        return self._frame(file, [(self.config.id, "config['patients']['id']"), *columns])
+        return self._frame(file, [*self._id_columns, *columns])
+
+    @property
+    def _id_columns(self) -> list[tuple[str, str]]:
+        return [(name, "config['patients']['id']") for name in self.config.id]
+
+    def _id(self, of: str = "") -> str:
+        """The expression of a row's id, as `joined` makes it; NULL where a column is empty."""
+        cells = (self._cell(of + quoted(name)) for name in self.config.id)
+        return " || chr(31) || ".join(cells)
+
+    def decimal(self, file: Path) -> str:
+        """The sign before decimals in a file; types of parquet have none."""
+        return "." if _is_parquet(file) else self.config.text_files[file].decimal
+
+    def mark(self, where: str, what: str) -> None:
+        """Keep that something is to be said of the rows of the cohort that have such a cell."""
+        positions = self.fetch(f"SELECT DISTINCT position FROM cell WHERE {where}")["position"]
+        self.marks.append((np.asarray(positions, dtype=np.int64), what))
 
     def open_rows(self, ids: Sequence[str]) -> None:
         """Number the rows of the cohort, and find their time zero.
@@ -131,10 +165,14 @@ class Tables:
         `flag` is the place of the column, or of the item. Nothing after the cut stands in it. A
         row that stands in the file twice, the same in every column, enters once.
 
+        `value` is the number that a cell holds, in the unit of the file, and `side` says whether it
+        is a limit: -1 below, 1 above, else 0.
+
         Raises:
             ValueError: A column that is not there, a time that is none, ids that do not meet.
         """
-        time = modality.time
+        time, decimal = modality.time, self.decimal(modality.file)
+        self.flow[modality.name] = dict.fromkeys(FLOW, 0)
         if self.config.scoring and not modality.file.is_file():
             self.notes.append(
                 f"{modality.where}['file']: {modality.file.name} is not there, so "
@@ -142,10 +180,13 @@ class Tables:
             )
             self.connection.execute(
                 "CREATE OR REPLACE TEMP TABLE cell "
-                "(position BIGINT, t DOUBLE, flag BIGINT, text VARCHAR)"
+                "(position BIGINT, t DOUBLE, flag BIGINT, text VARCHAR, value DOUBLE, "
+                "side INTEGER, unit VARCHAR)"
             )
             return
-        self._check(modality.file, [(self.config.id, "config['patients']['id']")])
+        self._check(modality.file, self._id_columns)
+        if modality.unit is not None:
+            self._check(modality.file, [(modality.unit, f"{modality.where}['unit']")])
         if time is not None:
             self._check(modality.file, [(time, f"{modality.where}['time']")], times=True)
         self._look(modality)
@@ -156,19 +197,23 @@ class Tables:
                 self._refuse_unmeasured(modality)
             listed = ", ".join(text_of(name) for name in modality.columns)
             flag, text = f"list_position([{listed}], item) - 1", "text"
-        early = "TRUE"
-        if time is not None and self.config.cut is not None:
-            early = f"t IS NULL OR t <= {self.config.cut!r}"
-        theirs = f"FROM seen WHERE position IS NOT NULL AND ({early})"
+        late, early = self._outside(modality)
+        theirs = f"FROM seen WHERE position IS NOT NULL AND NOT ({late} OR {early})"
         rows, different = self._one(f"SELECT count(*), count(DISTINCT row) {theirs}")
         if rows == different:  # nearly always; to group by text takes long
-            counted, grouped = "1 AS times, bad_time", ""
+            counted, grouped = "1 AS times, bad_time, unit", ""
         else:
-            counted = "count(*) AS times, any_value(bad_time) AS bad_time"
+            counted = "count(*) AS times, any_value(bad_time) AS bad_time, any_value(unit) AS unit"
             grouped = "GROUP BY position, t, flag, text, row"
+        value, side = measure("text", decimal), "0"
+        if modality.kind == "codes" or modality.levels is not None:
+            value = "CAST(NULL AS DOUBLE)"  # words; to ask whether they are numbers takes long
+        elif modality.limits != "error":
+            value, side = limited("text", decimal)
         self.connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE cell AS SELECT position, t, flag, text, {counted} FROM "
-            f"(SELECT position, t, {flag} AS flag, {text} AS text, row, bad_time {theirs}) "
+            "CREATE OR REPLACE TEMP TABLE cell AS SELECT position, t, flag, text, "
+            f"{value} AS value, {side} AS side, {counted} FROM (SELECT position, t, "
+            f"{flag} AS flag, {text} AS text, row, bad_time, unit {theirs}) "
             f"WHERE text IS NOT NULL AND flag IS NOT NULL {grouped}"
         )
         without, twice, bad = self._one(
@@ -190,8 +235,38 @@ class Tables:
         self._meet_seen(modality.file)
         if time is not None:
             self._look_at_window(modality)
+        self._count(modality, late, early)
         self.connection.execute("DROP TABLE seen")
         self.connection.execute("DELETE FROM cell WHERE t IS NULL")
+
+    def _outside(self, modality: ModalityConfig) -> tuple[str, str]:
+        """The conditions of a row's time to lie after the cut, and before the window."""
+        cut, lookback = self.config.cut, modality.lookback
+        if modality.time is None or cut is None:
+            return "false", "false"
+        early = "false" if lookback is None else f"coalesce(t < {cut - lookback!r}, false)"
+        return f"coalesce(t > {cut!r}, false)", early
+
+    def _count(self, modality: ModalityConfig, late: str, early: str) -> None:
+        """Count where the rows of a file went: each is in one of the five counts behind the first.
+
+        A row without a time or an id is known to nobody's window.
+        """
+        counts = self._one(
+            "SELECT count(*), count(*) FILTER (position IS NULL), "
+            "count(*) FILTER (position IS NOT NULL AND t IS NULL), "
+            f"count(*) FILTER (position IS NOT NULL AND {late}), "
+            f"count(*) FILTER (position IS NOT NULL AND {early}) FROM seen"
+        )
+        rows, unmatched, without, late_rows, early_rows = map(int, counts)
+        self.flow[modality.name] |= {
+            "rows": rows,
+            "unmatched": unmatched,
+            "without time": without,
+            "late": late_rows,
+            "early": early_rows,
+            "in time": rows - unmatched - without - late_rows - early_rows,
+        }
 
     def _look(self, modality: ModalityConfig) -> None:
         """Read what is needed of a modality's file, once, into a table `seen`: a row for each row.
@@ -200,6 +275,7 @@ class Tables:
         """
         time, source = modality.time, self._sources[modality.file]
         item, text = self._item_and_text(modality)
+        unit = "NULL" if modality.unit is None else self._cell(f"dfdlib_e.{quoted(modality.unit)}")
         t, number, bad, midnight = "0.0", "NULL", "false", "false"
         if time is not None:
             source, times = self._times(modality)
@@ -218,17 +294,18 @@ class Tables:
             self.connection.execute(f"""
                 CREATE OR REPLACE TEMP TABLE seen AS
                 SELECT position, id, row, t, number, {bad} AS bad_time, {midnight} AS midnight,
-                    item, text
+                    item, text, unit
                 FROM (
                     SELECT r.position,
                         CASE WHEN r.position IS NULL THEN dfdlib_e.dfdlib_id END AS id,
                         dfdlib_e.dfdlib_row AS row, CASE WHEN {in_cohort} THEN {t} END AS t,
                         CASE WHEN {in_cohort} THEN dfdlib_e.dfdlib_number END AS number,
                         {written} AS told,
-                        {item} AS item, CASE WHEN {in_cohort} THEN {text} END AS text
+                        {item} AS item, CASE WHEN {in_cohort} THEN {text} END AS text,
+                        CASE WHEN {in_cohort} THEN {unit} END AS unit
                     FROM (
                         SELECT *, hash(dfdlib_e) AS dfdlib_row,
-                            {self._cell(quoted(self.config.id))} AS dfdlib_id,
+                            {self._id()} AS dfdlib_id,
                             {number} AS dfdlib_number
                         FROM {source} dfdlib_e
                     ) dfdlib_e LEFT JOIN row_of r ON r.id = dfdlib_e.dfdlib_id
@@ -246,7 +323,7 @@ class Tables:
         """
         if file in self._met:
             return
-        ids = f"SELECT {self._cell(quoted(self.config.id))} AS id FROM {self._sources[file]}"
+        ids = f"SELECT {self._id()} AS id FROM {self._sources[file]}"
         with self._reading(file):
             self.connection.execute(
                 "CREATE OR REPLACE TEMP TABLE seen AS SELECT r.position, "
@@ -259,7 +336,7 @@ class Tables:
         """Count the rows of a file whose rows stand in `seen`, as `meet` says."""
         if file in self._met:
             return
-        where, column = self._places[file], self.config.id
+        where, column = self._places[file], self.config.id_told
         rows, matched, patients, others = map(
             int,
             self._one(
@@ -273,14 +350,14 @@ class Tables:
             "SELECT id, count(*) AS n FROM seen WHERE id IS NOT NULL GROUP BY id"
         )
         ours = int(self._one("SELECT count(*) FROM row_of")[0])
-        mismatch = f"{others} of {rows} rows of {file.name} have an {column!r} that is not in "
+        mismatch = f"{others} of {rows} rows of {file.name} have an {column} that is not in "
         mismatch += self.config.file.name
         way, alike = self._written_alike() if others else ("", 0)
         if not matched and not self.config.scoring:
             raise ValueError(self._no_one(file, rows, way, alike))
         if alike:
             self.notes.append(
-                f"{where}: {mismatch}; {alike} of them would be without {way}. Write {column!r} "
+                f"{where}: {mismatch}; {alike} of them would be without {way}. Write {column} "
                 "alike in both files"
             )
         elif others and ours >= 20 and max(matched / rows, patients / ours) < _SMALL:
@@ -290,8 +367,7 @@ class Tables:
             )
         if empty:
             self.notes.append(
-                f"{where}: {empty} of {rows} rows of {file.name} have no {column!r} and do not "
-                "enter"
+                f"{where}: {empty} of {rows} rows of {file.name} have no {column} and do not enter"
             )
 
     def _written_alike(self) -> tuple[str, int]:
@@ -311,7 +387,7 @@ class Tables:
 
     def _no_one(self, file: Path, rows: int, way: str, alike: int) -> str:
         """The refusal of a file in which no id is one of the patients' file."""
-        column, start = self.config.id, f"{self._places[file]}: "
+        column, start = self.config.id_told, f"{self._places[file]}: "
         if not rows:
             return f"{start}{file.name} has no row. Leave what is read of it out, or fill it"
         theirs = self._one("SELECT min(id) FROM theirs")[0]
@@ -319,7 +395,7 @@ class Tables:
         shapes = f"{shape_of(theirs or '')} there, {shape_of(ours)} here"
         hint = f"; {alike} of {rows} rows would be without {way}" if alike else ""
         return (
-            f"{start}no {column!r} of {file.name} is one of {self.config.file.name}: "
+            f"{start}no {column} of {file.name} is one of {self.config.file.name}: "
             f"{shapes}{hint}. Write both alike, leading zeros too"
         )
 
@@ -332,11 +408,16 @@ class Tables:
         if modality.item is None:
             names = [(name, modality.at(i)) for i, name in enumerate(modality.columns)]
             self._check(modality.file, names)
-            cells = ", ".join(self._cell(f"dfdlib_e.{quoted(name)}") for name in modality.columns)
+            cells = ", ".join(
+                self._cell(f"dfdlib_e.{quoted(name)}", self.decimal(modality.file))
+                for name in modality.columns
+            )
             return "NULL", f"[{cells}]"
         keys = [(modality.item, "item"), (str(modality.value), "value")]
         self._check(modality.file, [(name, f"{modality.where}[{key!r}]") for name, key in keys])
-        item, value = (self._cell(f"dfdlib_e.{quoted(name)}") for name, _ in keys)
+        item, value = (
+            self._cell(f"dfdlib_e.{quoted(name)}", self.decimal(modality.file)) for name, _ in keys
+        )
         return item, value
 
     def _refuse_unmeasured(self, modality: ModalityConfig) -> None:
@@ -391,7 +472,7 @@ class Tables:
             read = self.fetch(
                 f"SELECT dfdlib_told AS text, {times.moment} AS moment, {times.zoned} AS zoned, "
                 f"{times.number} AS number, {times.duration} / {self._unit} AS duration FROM "
-                f"(SELECT {column}, {self._cell(column, timely=True)} AS dfdlib_told FROM "
+                f"(SELECT {column}, {self._written(column, file)} AS dfdlib_told FROM "
                 f"{self._sources[file]})"
             )
         texts = np.ma.asarray(read["text"]).tolist()  # None where there is none
@@ -481,7 +562,7 @@ class Tables:
         assert modality.time is not None
         column = quoted(modality.time)
         source = (
-            f"(SELECT *, {self._cell(column, timely=True)} AS dfdlib_told "
+            f"(SELECT *, {self._written(column, modality.file)} AS dfdlib_told "
             f"FROM {self._sources[modality.file]})"
         )
         return source, self._read(
@@ -530,7 +611,7 @@ class Tables:
                 SELECT dfdlib_row, dfdlib_e.dfdlib_told AS told, {holds} AS holds,
                     {self._since_zero(times)} AS t, {times.moment} AS moment, {times.zoned} AS zoned
                 FROM {rows} dfdlib_e
-                JOIN row_of r ON r.id = {self._cell("dfdlib_e." + quoted(self.config.id))}
+                JOIN row_of r ON r.id = {self._id("dfdlib_e.")}
             ) WHERE t IS NULL AND told IS NOT NULL AND holds
             ORDER BY dfdlib_row LIMIT 1
         """)
@@ -614,7 +695,10 @@ class Tables:
     def _frame(self, file: Path, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
         self._check(file, columns)
         names = list(dict.fromkeys(name for name, _ in columns))
-        cells = ", ".join(f"{self._cell(quoted(name))} AS {quoted(name)}" for name in names)
+        decimal = self.decimal(file)
+        cells = ", ".join(
+            f"{self._cell(quoted(name), decimal)} AS {quoted(name)}" for name in names
+        )
         with self._reading(file):
             return self.connection.execute(f"SELECT {cells} FROM {self._sources[file]}").df()[names]
 
@@ -642,7 +726,7 @@ class Tables:
     def _no_column(self, file: Path, name: str) -> str:
         """Say that a column is not there; a first line that may be a patient's is not repeated."""
         header = tuple(self.types(file))
-        known = file.name.lower().endswith(".parquet") or self.config.words.intersection(header)
+        known = _is_parquet(file) or self.config.words.intersection(header)
         if known:
             return str(unknown(name, header, f"column of {file.name}"))
         hint = suggestion(name, [n for n in header if n.isidentifier()])
@@ -678,10 +762,20 @@ class Tables:
                     f"{where}: {file.name} is no table. Save it as one of {', '.join(SUFFIXES)}"
                 )
             with self._explained(file):
-                self._sources[file], self._types[file] = open_file(file, self.connection)
+                self._sources[file], self._types[file] = open_file(
+                    file, self.connection, self.config.text_files[file].encoding, self.folder
+                )
         return self._types[file]
 
-    def _cell(self, column: str, *, timely: bool = False) -> str:
+    def _written(self, column: str, file: Path) -> str:
+        """The expression of a time as text; a number with a decimal comma becomes one without."""
+        cell = self._cell(column, self.decimal(file), timely=True)
+        if self.decimal(file) == ".":
+            return cell
+        comma = f"regexp_full_match({cell}, '[-+]?\\d+,\\d+')"
+        return f"(CASE WHEN {comma} THEN replace({cell}, ',', '.') ELSE {cell} END)"
+
+    def _cell(self, column: str, decimal: str = ".", *, timely: bool = False) -> str:
         """The expression of a cell as text, NULL where it is empty or stands for missing.
 
         Among times "NaT" does too, as pandas writes that there is none.
@@ -692,7 +786,8 @@ class Tables:
         if self.config.missing:
             tests.append(f"{text} IN ({', '.join(map(text_of, self.config.missing))})")
         if numbers:  # -999.0 is missing too where -999 is
-            tests.append(f"try_cast({text} AS DOUBLE) IN ({', '.join(numbers)})")
+            read = f"try_cast({text} AS DOUBLE)" if decimal == "." else number(text, decimal)
+            tests.append(f"{read} IN ({', '.join(numbers)})")
         return f"(CASE WHEN {' OR '.join(tests)} THEN NULL ELSE {text} END)"
 
     def _one(self, query: str) -> tuple:
@@ -729,11 +824,23 @@ class Tables:
                 reason, how = error.strerror or type(error).__name__, "See whether it may be read"
             if "gzip" in reason:
                 how = "Copy it, or compress it, once more"
-            elif file.name.lower().endswith(".parquet"):
+            elif _is_parquet(file):
                 how = "Copy it, or write it, once more"
             raise ValueError(
                 f"{self._places[file]}: {file.name} cannot be read: {reason}. {how}"
             ) from None
+
+
+def joined(columns: pd.DataFrame) -> pd.Series:
+    """One id of the columns that make it up; missing where one of them is."""
+    first, *others = (columns[name] for name in columns)
+    for other in others:
+        first = first + "\x1f" + other  # a sign that stands in no cell
+    return first
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.name.lower().endswith(".parquet")
 
 
 @contextmanager
@@ -756,7 +863,7 @@ def open_tables(config: TablesConfig, memory: str) -> Iterator[Tables]:
         except duckdb.Error:
             raise ValueError(f"memory={memory!r} is no amount. Pass for example '4GB'") from None
         try:
-            yield Tables(config, connection)
+            yield Tables(config, connection, Path(folder))
         except duckdb.OutOfMemoryException:
             raise ValueError(
                 f"the tables need more working memory than memory={memory!r}. Pass more: '8GB'"

@@ -543,7 +543,8 @@ def test_what_becomes_missing_is_counted_by_its_kind(tmp_path, monkeypatch):
     assert notes[-1] == (
         "config['modalities']['m']['columns'][0]: 'v' of p.csv holds 3 values that are no numbers: "
         "2 times a number with a decimal comma, a word. They are missing. Save the file with "
-        "decimal points: 1.5, not a comma"
+        "decimal points: 1.5, not a comma; or, where all its numbers have them, say so: files: "
+        "{decimal: ','}"
     )
 
 
