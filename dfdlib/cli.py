@@ -1,13 +1,18 @@
-"""The `dfdlib` command: list the chapters, run one with other parameters, get data ready."""
+"""The `dfdlib` command: chapters, data, and models of your own tables.
+
+It lists the chapters, runs one with other parameters, gets data ready, trains a model on tables of
+a user's own, and scores new patients with it.
+"""
 
 import csv
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -23,9 +28,10 @@ from dfdlib.book.parameters import (
     title_of,
 )
 from dfdlib.errors import unknown
+from dfdlib.files import write_whole
 
 app = typer.Typer(
-    help="Re-execute chapters of the book; get clinical data ready.",
+    help="Re-execute chapters of the book; get clinical data ready; train on tables, and score.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -176,7 +182,141 @@ def _or_fail(function: Any, *arguments: Any) -> Any:
         raise typer.BadParameter(str(error)) from None
 
 
+# ---------------------------------------------------------------- tables of your own
+
+_Config = Annotated[
+    Path, typer.Option(help="YAML file that describes the tables: dfdlib data template")
+]
+_Memory = Annotated[str, typer.Option(help="what reading may use, such as 4GB")]
+
+
+#: patients of which a fifth can be scored at all
+LEAST = 50
+
+
+@app.command()
+def train(
+    config: _Config,
+    out: Annotated[Path, typer.Option(help="folder to write the model to")],
+    method: Annotated[
+        Literal["classifier", "dfd"], typer.Option(help="plain training, or the two streams of DFD")
+    ] = "classifier",
+    backbone: Annotated[
+        Literal["grape", "muse", "transformer"], typer.Option(help="who passes messages")
+    ] = "grape",
+    epochs: Annotated[
+        int | None, typer.Option(help="at most; default: those of the method", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="cuts the parts, draws the weights", min=0)] = 0,
+    memory: _Memory = "4GB",
+) -> None:
+    """Train a model on tables of your own, and say how well it does on a fifth that it never saw.
+
+    Patients are cut 70 : 10 : 20 at random. The second part picks the epoch. Counts below ten are
+    hidden. To read more of a model, and to compare several: chapter 23, Your own hospital.
+    """
+    from dfdlib.book.suppression import few, hide_few, pooled
+    from dfdlib.data.tables import read_tables
+    from dfdlib.evaluation import evaluate
+    from dfdlib.models import DFD, GRAPE, MUSE, Classifier, Stage, TokenTransformer
+    from dfdlib.training import fit
+
+    with _explained(), _told():
+        if out.exists():
+            raise ValueError(f"{out} is there already. Name another folder after --out")
+        read = read_tables(config, memory=memory)
+        for note in read.notes:
+            warnings.warn(note, stacklevel=1)
+        typer.echo(read.flow.astype(object).where(read.flow.notna(), "< 10").T.to_string())
+        if read.cohort.y is None:
+            raise ValueError("config['label'] is missing, and nothing is learned without. Add it")
+        cohort = pooled(read.cohort)
+        patients = len(set(cohort.groups["patient"]))
+        if patients < LEAST:
+            raise ValueError(
+                f"{few(patients)} patients are too few to train, to choose and to test: bring "
+                f"{LEAST} at least, and hundreds for a score that says something"
+            )
+        parts = cohort.split((0.7, 0.1, 0.2), by="patient", seed=seed)
+        typer.echo("rows to train, to choose, to test: " + ", ".join(few(len(p)) for p in parts))
+        networks = {"grape": GRAPE, "muse": MUSE, "transformer": TokenTransformer}
+        make = {"classifier": Classifier, "dfd": DFD}[method]
+        model = make(backbone=networks[backbone](d=32), schema=cohort.schema)
+        stages = list(model.default_stages)
+        if epochs is not None:
+            before = min(sum(stage.epochs for stage in stages[:-1]), epochs // 5)
+            stages = [Stage(epochs=before, **stages[0].overrides)] if before else []
+            stages.append(Stage(epochs=epochs - before, **model.default_stages[-1].overrides))
+        size = 512 if len(parts[0]) > 10_000 else 128  # so that few patients have enough steps
+        run = fit(
+            model, *parts[:2], stages=stages, batch_size=size, seed=seed, select="val_loss",
+            patience=20,
+        )  # fmt: skip
+        report = evaluate(
+            run.model, parts[2], by=("site",) if "site" in cohort.groups else (), seed=seed
+        )
+        frame = hide_few(report.frame)
+        frame = frame[frame["metric"] == "auroc"].drop(columns=["metric", "group"])
+        typer.echo("AUROC on the last part, with a 95 % interval")
+        typer.echo(frame.round(2).to_string(index=False, na_rep="–"))
+        if run.unfinished:
+            warnings.warn(run.unfinished, stacklevel=1)
+        typer.echo(f"weights: {run.selection}, epoch {run.best_epoch} of {len(run.history)}")
+        run.save(out)
+    typer.echo(str(out))
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Argument(help="folder that train, or Run.save, wrote")],
+    config: _Config,
+    out: Annotated[Path, typer.Option(help="CSV file to write")],
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="package whose classes the model may be made of; may be repeated"),
+    ] = None,
+    memory: _Memory = "4GB",
+) -> None:
+    """Score new patients: patient, p_CLASS for each class, what was missing, warnings.
+
+    The tables are described as those of training were, by the same columns, units and cut; no label
+    is needed. The file appears whole or not at all, and holds patients: keep it where they may be.
+    """
+    from dfdlib.training import load_model, score_tables
+
+    with _explained(), _told():
+        if out.suffix.lower() != ".csv":
+            raise ValueError(f"{out} is no name of a CSV file. Write --out scores.csv")
+        if out.exists():
+            raise ValueError(f"{out} is there already. Name another file after --out")
+        if out.parent.exists() and not out.parent.is_dir():
+            raise ValueError(f"{out.parent} is a file. Name a folder before {out.name}")
+        if out.resolve().is_relative_to(model.resolve()):
+            raise ValueError(f"{out} is in the folder of the model. Name a file elsewhere")
+        try:
+            loaded = load_model(model, trust=trust or ())
+        except ImportError as error:
+            raise ImportError(f"{error} On the command line that is --trust PACKAGE.") from None
+        table = score_tables(loaded, config, memory=memory)
+        write_whole(out, table.to_csv(index=False))
+    rows = "1 row" if len(table) == 1 else f"{len(table):,} rows"
+    typer.echo(f"{rows}: {out}")
+
+
 # ---------------------------------------------------------------- data
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the library warns of is told in a line of its own, without the place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                if issubclass(warning.category, UserWarning):
+                    typer.echo(f"Note: {warning.message}", err=True)
 
 
 @contextmanager
@@ -184,7 +324,7 @@ def _explained() -> Iterator[None]:
     """What the library refuses becomes a message without a traceback."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         said = str(error)
         if isinstance(error, OSError) and error.filename is not None:  # the system's: a whole path
             said = f"{error.strerror}: {Path(str(error.filename)).name}"

@@ -1,7 +1,7 @@
 """What every method is to `fit` and `evaluate`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -56,6 +56,8 @@ class Method(nn.Module, ABC):
         schema: what the model was made for.
         prepared: whether `prepare` was called; a buffer, so that it is saved.
         selection: the rule that picked the weights, in words; empty before `fit`.
+        tables: how the tables of the training part were read (`Cohort.tables`), with the words of
+            its codes; None where it was not made of tables.
         stage_options: names of attributes that a `Stage` may set for a part of the training.
         default_stages: the stages that `fit` takes where it is given none.
         supervised: whether it learns labels; else `fit` asks for none and scores none.
@@ -64,6 +66,7 @@ class Method(nn.Module, ABC):
     schema: Schema
     prepared: Tensor
     selection: str = ""
+    tables: Mapping[str, Any] | None = None
     stage_options: tuple[str, ...] = ()
     default_stages: tuple[Stage, ...] = (Stage(epochs=100),)
     supervised: bool = True

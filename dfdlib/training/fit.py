@@ -23,7 +23,8 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import nn
 from tqdm import tqdm
 
-from dfdlib.data import Cohort, Schema, check_disjoint
+from dfdlib.data import Cohort, Ragged, Schema, check_disjoint
+from dfdlib.data.arrays import code_id
 from dfdlib.errors import check_type, type_name, wrong_type
 from dfdlib.evaluation import predict_proba
 from dfdlib.evaluation.predict import refuse_no_cohort
@@ -54,6 +55,33 @@ class Run:
     best_epoch: int
     seed: int
 
+    @property
+    def unfinished(self) -> str | None:
+        """What to do where training ended while the model was still getting better, else None.
+
+        It was, where the mean validation loss of the last quarter of the last stage lies below that
+        of the quarter before by over 1 % and by over twice the standard error of the difference.
+        Nothing is said of stages of fewer than 8 epochs, nor without a validation part.
+        """
+        if "val_loss" not in self.history:
+            return None
+        stage = self.history["stage"]
+        loss = self.history.loc[stage == stage.iloc[-1], "val_loss"].to_numpy(float)
+        quarter = len(loss) // 4
+        if quarter < 2:
+            return None
+        before, last = loss[-2 * quarter : -quarter], loss[-quarter:]
+        fall = before.mean() - last.mean()
+        error = np.sqrt((before.var(ddof=1) + last.var(ddof=1)) / quarter)
+        if not fall > max(0.01 * abs(before.mean()), 2 * error):
+            return None
+        share = 100 * fall / abs(before.mean())
+        return (
+            f"the validation loss still fell by {share:.0f} % in the last quarter of the "
+            f"{len(loss)} epochs, so training had not converged. Train for more epochs, such as "
+            f"{2 * len(loss)}, or with a higher learning rate"
+        )
+
     def save(self, folder: str | Path) -> None:
         """Write the model so that `load_model(folder)` makes it again in another process.
 
@@ -68,7 +96,9 @@ class Run:
         alike: such a level or code counts as never seen, such a column as missing, and a warning
         says how many there are. `M3Care` and `DFD` keep means of 10 patients or more.
         `Deconfounder` keeps which combinations of modalities 10 or more training patients had, with
-        shares in which rarer ones count for the nearest of these. No names of hospitals, no
+        shares in which rarer ones count for the nearest of these. Of a cohort that `from_tables`
+        read the model keeps how: columns, units, ranges, levels and classes, as the YAML file names
+        them, and the words of those codes that are kept. Nothing else names a hospital, and no
         identifiers and no labels are held; the history has losses and scores. Like all trained
         networks its weights may remember more than they show: a model of patients is to be given
         away by the rules of the data that it was trained on.
@@ -92,6 +122,9 @@ class Run:
             "seed": self.seed,
             "history": self.history.to_dict("records"),
         }
+        if self.model.tables is not None:
+            tables = card["tables"] = _with_known_words(self.model)
+            self.model.tables = tables
         write_folder(Path(folder), "model", dict(self.model.state_dict()), card)
 
 
@@ -201,6 +234,7 @@ def fit(
                 ticker.update(1)
         best_epoch = loop.finish()
         model.selection = plan.selection
+        model.tables = _tables_of(train)
         if back:
             model.cpu()
     history = pd.DataFrame(loop.state.history)
@@ -257,8 +291,9 @@ def load_model(folder: str | Path, *, trust: Sequence[str] = ()) -> Method:
             "are as they were written is not known. Fit the model again and save it.",
             stacklevel=2,
         )
-    model.selection = card["selection"]
-    return cast(Method, model).eval()
+    method = cast(Method, model)
+    method.selection, method.tables = card["selection"], card.get("tables")
+    return method.eval()
 
 
 def trainer(
@@ -456,6 +491,29 @@ def _own_random_state() -> Iterator[None]:
     """Leave the caller's random state as it was."""
     with torch.random.fork_rng():
         yield
+
+
+def _tables_of(train: Cohort) -> dict[str, Any] | None:
+    """How the training part was read, and what its codes stand for."""
+    if train.tables is None:
+        return None
+    words = {
+        name: sorted((values.words or {}).values())
+        for name, values in train.x.items()
+        if isinstance(values, Ragged) and train.schema.kinds[name] == "codes"
+    }
+    return {**train.tables, "words": words}
+
+
+def _with_known_words(model: Method) -> dict[str, Any]:
+    """How the training part was read, with the words of those codes that the model knows."""
+    encoders = dict(getattr(model, "encoders", {}))
+    tables, kept = model.tables or {}, {}
+    for name, words in tables["words"].items():
+        known = getattr(encoders.get(name), "words", None)
+        codes = set() if known is None else set(known.tolist())
+        kept[name] = [word for word in words if code_id(word) in codes]
+    return {**tables, "words": kept}
 
 
 def _forget_rare(model: Method) -> Iterator[str]:

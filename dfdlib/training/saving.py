@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfdlib.data import Cohort, Images, Ragged
+from dfdlib.data.tables_config import is_meaning
 from dfdlib.training.describe import check_names, check_trust, describe, rebuild
 
 fcntl: Any
@@ -245,6 +246,8 @@ def _read_model(folder: Path, trust: Sequence[str]) -> tuple[nn.Module, dict[str
     card = read_card(folder, stem)
     if not isinstance(card.get("selection"), str) or not isinstance(card.get("model"), dict):
         raise damaged(folder, f"{stem}.json lacks the model, or the rule that picked its weights")
+    if not is_meaning(card.get("tables")):
+        raise damaged(folder, f"{stem}.json does not tell how its tables were read")
     try:
         check_trust(card["model"], trust=trust)
     except ValueError as error:

@@ -52,6 +52,41 @@ def same(a, b):
     return all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
+def curve(loss, before=()):
+    """A run whose last stage has this validation loss."""
+    history = pd.DataFrame({"val_loss": [*before, *loss]})
+    history["stage"] = [1] * len(before) + [2] * len(loss)
+    return training.Run(
+        model=None, history=history, selection="last epoch", best_epoch=len(history), seed=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("half_life", "finished"), [(3, True), (8, True), (25, False), (90, False)]
+)
+def test_training_that_ends_while_the_loss_falls_is_told(half_life, finished):
+    """A loss that halves its way to 0.5: of 40 epochs the last quarter falls by a known share."""
+    epochs = np.arange(40)
+    loss = 0.5 + 0.3 * 0.5 ** (epochs / half_life)
+    share = 1 - loss[30:].mean() / loss[20:30].mean()
+    assert (share <= 0.01) == finished
+    said = curve(loss, before=[9, 7, 5] * 4).unfinished
+    if finished:
+        assert said is None
+    else:
+        assert f"still fell by {100 * share:.0f} % in the last quarter of the 40 epochs" in said
+        assert "Train for more epochs, such as 80" in said
+
+
+def test_chance_short_stages_and_no_validation_say_nothing_of_an_end():
+    rng = np.random.default_rng(0)
+    told = [curve(0.5 + 0.02 * rng.normal(size=40)).unfinished for _ in range(400)]
+    assert sum(said is not None for said in told) / 400 < 0.05  # a one-sided test of 2 errors
+    assert curve(np.linspace(1, 0.5, 7)).unfinished is None
+    run = fit(model(cohort()), cohort(), stages=[Stage(epochs=8)])
+    assert run.unfinished is None
+
+
 STAGES = [Stage(epochs=2), Stage(epochs=3, lr=3e-4)]
 
 
