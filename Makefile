@@ -30,8 +30,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Options: EXECUTE=off (book), CHAPTERS=chapters/NN-name.ipynb (notebooks, refresh),"
-	@echo "         JOBS=2 (test, notebooks, results), TARGET=results/main-table (results),"
-	@echo "         PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
+	@echo "         JOBS=2 (test, notebooks, results), TARGET=results/main-table, DEVICE=cuda"
+	@echo "         (results), PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
 
 $(VENV)/.installed-%: requirements-%.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(RECENT)' || { echo "dfdlib needs Python 3.11 or newer, and \

@@ -136,11 +136,7 @@ class Convert:
 class Grid:
     """`make results` of a grid ends in the same results, without a word from anybody."""
 
-    TARGETS = " ".join(
-        f"results/next-hospital/{site}-{method}.json"
-        for site in ("cleveland", "hungary", "switzerland", "va")
-        for method in ("grape", "logistic-regression")
-    )
+    TARGETS = "results/next-hospital"
 
     def begin(self, folder: Path) -> None:
         files = subprocess.run(
@@ -152,7 +148,7 @@ class Grid:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
         (folder / ".venv").symlink_to(sys.prefix)
-        settings = folder / "workflow" / "next_hospital.yaml"
+        settings = folder / "workflow" / "experiments" / "next-hospital.yaml"
         told = yaml.safe_load(settings.read_text())
         told |= {"methods": ["Logistic regression", "GRAPE"], "seeds": [0, 1], "n_boot": 50}
         told["network"] |= {"epochs": 3}

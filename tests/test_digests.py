@@ -90,16 +90,16 @@ def test_a_planted_change_has_other_digests(tool, changed):
 def test_every_option_that_a_grid_trains_is_there(tool):
     """What each grid declares, key by value, stands in the options that are digested."""
     settings = {
-        name: yaml.safe_load((ROOT / "workflow" / f"{name}.yaml").read_text("utf-8"))
-        for name in (
-            "evidence",
-            "gate",
-            "main_table",
-            "search",
-            "mmvm",
-            "deconfounding",
-            "eicu_demo",
-        )
+        name: yaml.safe_load((ROOT / "workflow" / path).read_text("utf-8"))
+        for name, path in {
+            "evidence": "evidence.yaml",
+            "gate": "experiments/dfd-gate.yaml",
+            "main_table": "experiments/main-table.yaml",
+            "search": "search.yaml",
+            "mmvm": "mmvm.yaml",
+            "deconfounding": "experiments/deconfounding.yaml",
+            "eicu_demo": "eicu_demo.yaml",
+        }.items()
     }
     table = {
         name: given

@@ -130,23 +130,37 @@ def test_what_was_bought_at_home_does_not_hold(grid, tmp_path, home, verdict):
 @pytest.mark.filterwarnings("ignore:.*encountered in divide")  # worlds without a spread of seeds
 @pytest.mark.parametrize(("home", "verdict"), [(0.78, "held"), (0.76, "did not hold")])
 def test_the_main_table_asks_for_the_score_at_home_too(grid, tmp_path, home, verdict):
-    import main_table
+    import collect
+    import recipes
 
-    dfd = [name for name, given in main_table.METHODS.items() if given["class"] == "DFD"]
-    single = sorted(set(main_table.METHODS) - set(dfd))
-    ruled = [f"{name}: {rule}" for name in dfd for rule in main_table.SETTINGS["rules"]]
-    files = []
+    recipe = recipes.read("main-table")
+    recipe |= {"presets": ["anticausal"], "sizes": [2000], "backbones": ["GRAPE"]}
+    records = []
     for seed, gain in enumerate(GAINS):
-        scores = {
-            line: {"id": home, "shifted": 0.5 + gain, "randomised": 0.6} for line in single + ruled
-        }
-        scores["ERM"] = {"id": 0.7, "shifted": 0.5, "randomised": 0.6}
+        scores = {"id": home, "shifted": 0.5 + gain, "randomised": 0.6}
+        plain = {"id": 0.7, "shifted": 0.5, "randomised": 0.6}
         best = {"id": 0.8, "shifted": 0.8 + gain / 10, "randomised": 0.8}
-        scores |= dict.fromkeys(main_table.ORACLES, best)
-        keys = {"preset": "anticausal", "n": 2000, "backbone": "GRAPE", "part": "DFD", "seed": seed}
-        files.append(tmp_path / f"{seed}.json")
-        files[-1].write_text(json.dumps({**keys, "scores": scores, "signatures": {}}), "utf-8")
-    main_table.collect(files, tmp_path / "out")
+        for part, methods in recipe["parts"].items():
+            auroc = {
+                name: dict.fromkeys(recipe["rules"], scores)
+                if given["class"] == "DFD"
+                else {"own": plain if name == "ERM" else scores}
+                for name, given in methods.items()
+            }
+            records.append(
+                {
+                    "setting": {"preset": "anticausal", "n": 2000, "backbone": "GRAPE"}
+                    | {"part": part},
+                    "seed": seed,
+                    "values": {
+                        "cohort": {"oracles": {"oracle": best, "best observational": best}},
+                        "methods": {m: {"auroc": a, "signatures": []} for m, a in auroc.items()},
+                    },
+                }
+            )
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(records), "utf-8")
+    collect.collect(recipe, [file], tmp_path / "out")
     found = [json.loads(file.read_text("utf-8")) for file in (tmp_path / "out").glob("*.json")]
     verdicts = {result["method"]: result["verdict"] for result in found}
     # ERM's effect is what the oracle gains over it, whatever it does at home
@@ -199,8 +213,8 @@ def test_a_command_trains_both_sides_of_its_row(grid):
         "'confounded-linear'",
     ]
     table = grid._command("bias-probe", "anticausal", "MUSE", "DFD", {"method": "ERM"})
-    assert ["--part DFD" in part for part in table.split(" && ")] == [True, False]
-    assert "--part baselines" in table
+    assert ["part=DFD" in part for part in table.split(" && ")] == [True, False]
+    assert "part=baselines --methods 'ERM'" in table
 
 
 def test_the_search_picks_from_those_that_keep_home(grid):

@@ -179,7 +179,10 @@ def run(
 def collect(files: list[Path], out: Path) -> None:
     """Write a result per claim × data set × method of the experiments whose runs are given."""
     found = [json.loads(file.read_text("utf-8")) for file in files]
-    records = _merged([r for r in found if "experiment" in r] + _from_main_table(found))
+    # one of another grid holds the records of all its seeds
+    table = [record for each in found if isinstance(each, list) for record in each]
+    records = [each for each in found if isinstance(each, dict)]
+    records = _merged(records + _from_main_table(table))
     for experiment in sorted({record["experiment"] for record in records}):
         own = [record for record in records if record["experiment"] == experiment]
         for data, (backbone, methods) in product(
@@ -200,39 +203,38 @@ def collect(files: list[Path], out: Path) -> None:
 
 
 def _from_main_table(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Read main_table.py's runs as those of the experiments that are `from` there."""
+    """Read the main table's runs as those of the experiments that are `from` there."""
     records = []
     for name, given in EXPERIMENTS.items():
         if given.get("from") != "main-table":
             continue
         for run in found:
-            data, backbone = run.get("preset"), run.get("backbone")
+            data, backbone = run["setting"]["preset"], run["setting"]["backbone"]
             if data not in given["data"] or backbone not in given["backbones"]:
                 continue
-            if run["n"] != SETTINGS["n"]:
+            if run["setting"]["n"] != SETTINGS["n"]:
                 continue
             methods: dict[str, dict[str, Any]] = {}
             for method in given["backbones"][backbone]:
-                there = given["names"].get(method, method)
-                lines = {
-                    line.partition(": ")[2] or "own": by_world
-                    for line, by_world in run["scores"].items()
-                    if line.partition(": ")[0] == there
-                }
+                there = run["values"]["methods"].get(given["names"].get(method, method))
+                if there is None:
+                    continue
+                lines = there["auroc"]
                 numbers = {
                     f"auroc {rule} {world}": value
                     for rule, by_world in lines.items()
                     for world, value in by_world.items()
                 }
                 numbers |= {f"drop {r}": by["id"] - by["shifted"] for r, by in lines.items()}
-                if lines:
-                    methods[method] = {"numbers": numbers}
+                methods[method] = {"numbers": numbers}
             if methods:
-                bounds = {f"auroc oracle {w}": v for w, v in run["scores"]["oracle"].items()}
+                oracle = run["values"]["cohort"]["oracles"]["oracle"]
                 records.append(
                     {
                         "experiment": name, "data": data, "backbone": backbone, "seed": run["seed"],
-                        "scale": "small", "bounds": bounds, "methods": methods, "versions": {},
+                        "scale": "small", 
+                        "bounds": {f"auroc oracle {w}": v for w, v in oracle.items()},
+                        "methods": methods, "versions": {},
                     }
                 )  # fmt: skip
     return records
@@ -427,16 +429,23 @@ def _command(experiment: str, data: str, backbone: str, method: str, minus: dict
     """What repeats both sides of one row, with the first seed."""
     names = dict.fromkeys(name for name in (method, minus.get("method")) if name)
     if EXPERIMENTS[experiment].get("from"):
-        parts = ["DFD", "baselines"] if "ERM" in names else ["DFD"]
-        whole = f"main_table.py run --preset {data} --n {SETTINGS['n']}"
-        asked = [f"{whole} --part {part}" for part in parts]
-    else:
-        quoted = " ".join(f"'{name}'" for name in names)
-        asked = [
-            f"evidence.py run --experiment {experiment} --data '{name}' --methods {quoted}"
-            for name in (data, minus.get("data"))
-            if name
-        ]
+        there = {"DFD": [], "baselines": []}
+        for name in names:
+            known = EXPERIMENTS[experiment]["names"].get(name, name)
+            there["baselines" if name == "ERM" else "DFD"].append(f"'{known}'")
+        return " && ".join(
+            f"python workflow/run.py main-table preset={data} n={SETTINGS['n']} "
+            f"backbone={backbone} part={part} --methods {' '.join(methods)} "
+            f"--seeds {seeds(experiment)[0]} --out runs/{file}.json"
+            for (part, methods), file in zip(there.items(), ("one", "other"), strict=True)
+            if methods
+        )
+    quoted = " ".join(f"'{name}'" for name in names)
+    asked = [
+        f"evidence.py run --experiment {experiment} --data '{name}' --methods {quoted}"
+        for name in (data, minus.get("data"))
+        if name
+    ]
     same = f"--backbone {backbone} --seed {seeds(experiment)[0]}"
     files = ("one", "other")[: len(asked)]
     return " && ".join(

@@ -618,7 +618,7 @@ def test_scores_of_the_presets(preset):
 def workflow(monkeypatch):
     """The script that stores the presets' scores."""
     monkeypatch.syspath_prepend(ROOT / "workflow")
-    return importlib.import_module("presets")
+    return importlib.import_module("answers.presets")
 
 
 def test_presets_and_constants_are_frozen(workflow):
