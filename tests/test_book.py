@@ -294,9 +294,10 @@ def opened_by_chapters():
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
         for words in re.findall(r'book_root\(\)((?: / "[^"]+")+)', code):
             yield ROOT.joinpath(*re.findall(r'"([^"]+)"', words))
-        for name in re.findall(r"(?m)^ *(?:import|from) (\w+)", code):
-            if (ROOT / "workflow" / f"{name}.py").is_file():
-                yield ROOT / "workflow" / f"{name}.py"
+        for name in re.findall(r"(?m)^ *(?:import|from) ([\w.]+)", code):
+            module = ROOT.joinpath("workflow", *name.split(".")).with_suffix(".py")
+            if module.is_file():
+                yield module
 
 
 def test_all_that_chapters_open_is_in_the_cache_key(tmp_path):

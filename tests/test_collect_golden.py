@@ -346,31 +346,34 @@ def evidence_record(grid, experiment, where, backbone, methods, seed):
 
 
 def search(patch, runs, out):
-    grid = import_module("search")
-    patch.setitem(grid.SETTINGS, "seeds", SEEDS)
-    patch.setitem(grid.SETTINGS, "configurations", 4)
+    recipe = recipe_of("label-free-search")
+    recipe["jobs"] = [
+        {"number": [0, 1, 2, 3], "data": "data"},
+        {"number": ["picked"], "data": "data"},
+    ]
+    records = []
 
-    def scores(*names):
-        found = {"ERM": {world: made(*names, world, low=0.5, high=0.9) for world in WORLDS}}
-        for name in grid.SETTINGS["rules"]:
-            found[name] = {w: made(*names, name, w, low=0.7, high=0.99) for w in WORLDS}
-        best = {world: made(*names, world, low=0.9, high=0.95) for world in WORLDS}
-        return {**found, "oracle": best}
-
-    files = []
-    for number in range(4):
+    def scores(number, name, seed, *names):
         tried = {
-            f"{name}, {seed}": scores(number, name, seed)
-            for name in grid.SETTINGS["data"]
-            for seed in grid.SETTINGS["tuning_seeds"]
+            rule: {w: made(*names, rule, w, low=0.7, high=0.99) for w in WORLDS}
+            for rule in recipe["rules"]
         }
-        record = {"number": number, "configuration": {}, "scores": tried}
-        files.append(write(runs, str(number), record))
-    for seed in SEEDS:
-        fresh = {name: scores("fresh", name, seed) for name in grid.SETTINGS["data"]}
-        record = {"seed": seed, "picked": 0, "rule": "causal", "scores": fresh}
-        files.append(write(runs, f"fresh-{seed}", record))
-    grid.collect(files, out)
+        erm = {world: made(*names, world, low=0.5, high=0.9) for world in WORLDS}
+        best = {world: made(*names, world, low=0.9, high=0.95) for world in WORLDS}
+        values = {
+            "cohort": {"oracles": {"oracle": best}},
+            "methods": {"ERM": {"auroc": {"own": erm}}, "tried": {"auroc": tried}},
+        }
+        setting = {"number": number, "data": name}
+        records.append({"setting": setting, "seed": seed, "values": values})
+
+    for name in recipe["data"]:
+        for number in range(4):
+            for seed in recipe["tuning_seeds"]:
+                scores(number, name, seed, number, name, seed)
+        for seed in SEEDS:
+            scores("picked", name, seed, "fresh", name, seed)
+    collect(recipe, runs, records, out)
 
 
 def insight(patch, runs, out):
@@ -445,23 +448,19 @@ def mmvm(patch, runs, out):
 
 
 def phantom(patch, runs, out):
-    grid = import_module("phantom_check")
-    patch.setattr(grid, "N_TEST", 400)
-    patch.setattr(grid, "N_BOOT", 50)
-    test = data.load("phantom", n=400, size=16, world="id", seed=grid.TEST_SEED)
-    drawn, files = grid.drawn(), []
+    recipe = recipe_of("phantom") | {"n_test": 400, "n_boot": 50}
+    test = data.load("phantom", n=400, size=16, world="id", seed=recipe["test_seed"])
+    drawn, records = import_module("measures.phantom").drawn(), []
     for view in ("frontal", "lateral"):
         for seed in SEEDS:
             rng = np.random.default_rng([seed, len(view), ord(view[0])])
-            scores = test.y.numpy() + rng.standard_normal(test.y.shape)
-            record = {
-                "view": view,
-                "seed": seed,
-                "drawn": drawn,
-                "scores": scores.round(5).tolist(),
+            scores = (test.y.numpy() + rng.standard_normal(test.y.shape)).round(5).tolist()
+            values = {
+                "cohort": {"generator": drawn},
+                "methods": {"network": {"findings": scores}},
             }
-            files.append(write(runs, f"{view}-{seed}", record))
-    grid.collect(files, out / "phantom.json")
+            records.append({"setting": {"view": view}, "seed": seed, "values": values})
+    collect(recipe, runs, records, out / "phantom.json")
 
 
 def stays(modalities):
@@ -576,7 +575,7 @@ def test_every_collect_is_frozen():
     }
     # insight_heart has no records, and stands with insight
     there |= {path.stem for path in (WORKFLOW / "answers").glob("[a-z]*.py")} - {"insight_heart"}
-    assert there == {"phantom_check" if name == "phantom" else name for name in CASES}
+    assert there == CASES.keys()
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(CASES)
 
 

@@ -95,7 +95,7 @@ def test_every_option_that_a_grid_trains_is_there(tool):
             "evidence": "evidence.yaml",
             "gate": "experiments/dfd-gate.yaml",
             "main_table": "experiments/main-table.yaml",
-            "search": "search.yaml",
+            "search": "experiments/label-free-search.yaml",
             "mmvm": "mmvm.yaml",
             "deconfounding": "experiments/deconfounding.yaml",
             "eicu_demo": "eicu_demo.yaml",

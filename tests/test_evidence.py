@@ -218,20 +218,25 @@ def test_a_command_trains_both_sides_of_its_row(grid):
 
 
 def test_the_search_picks_from_those_that_keep_home(grid):
-    import search
+    import recipes
+    from measures import search
+
+    recipe = recipes.read("label-free-search")
 
     def tried(number, home, closed):
-        ends = {
-            "oracle": {"id": 0.8, "shifted": 0.8},
-            "ERM": {"id": 0.9, "shifted": 0.4},
+        oracle, erm = {"id": 0.8, "shifted": 0.8}, {"id": 0.9, "shifted": 0.4}
+        rules = {rule: {"id": 0.0, "shifted": 0.4} for rule in recipe["rules"]}
+        rules["marginal"] = {"id": home, "shifted": 0.4 + 0.4 * closed}
+        values = {
+            "cohort": {"oracles": {"oracle": oracle}},
+            "methods": {"ERM": {"auroc": {"own": erm}}, "tried": {"auroc": rules}},
         }
-        rules = dict.fromkeys(search.SETTINGS["rules"], (0.0, 0.4))
-        rules["marginal"] = (home, 0.4 + 0.4 * closed)
-        scores = ends | {rule: {"id": h, "shifted": s} for rule, (h, s) in rules.items()}
-        return {"number": number, "scores": {f"{d}, 100": scores for d in search.SETTINGS["data"]}}
+        return [
+            {"setting": {"number": number, "data": d}, "values": values} for d in recipe["data"]
+        ]
 
     fair, bought = tried(0, 0.78, 0.2), tried(1, 0.6, 0.9)
-    assert search.pick([fair, bought]) == (0, "marginal")
-    assert search.pick([bought]) == (1, "marginal")  # nobody keeps home
-    found = search.table([fair])["closed"].loc[(0, "marginal")]
+    assert search.pick(recipe, fair + bought) == (0, "marginal")
+    assert search.pick(recipe, bought) == (1, "marginal")  # nobody keeps home
+    found = search.table(recipe, fair)["closed"].loc[(0, "marginal")]
     np.testing.assert_allclose(found, 0.2)

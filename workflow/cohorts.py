@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any, NamedTuple
 
-from dfdlib.data import Cohort, synthetic
+from dfdlib.data import Cohort, phantom, synthetic
 from dfdlib.data import heart as hospitals
 
 
@@ -41,6 +41,14 @@ def heart(*, seed: int) -> tuple[Cohort, dict[str, Cohort]]:
     """The four hospitals, from which folds and hospitals are left out later."""
     del seed
     return hospitals.load(), {}
+
+
+def pictures(
+    *, n_train: int, n_test: int, size: int, test_seed: int, seed: int
+) -> tuple[Cohort, dict[str, Cohort]]:
+    """The X-ray phantom; its test patients are the same for every seed."""
+    test = phantom.load(n=n_test, size=size, world="id", seed=test_seed)
+    return phantom.load(n=n_train, size=size, world="train", seed=seed), {"id": test}
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from cohorts import Data
+from networks import convolutions
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
@@ -55,6 +56,14 @@ class ImputedTable:
         ]
 
 
+class BiasOnly(DFD):
+    """DFD whose f_b reads H_b alone, so that only its stream can carry what f_b learns."""
+
+    def heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
+        causal, bias = super().heads_read(h_c, h_b)
+        return causal, torch.cat([torch.zeros_like(h_c), bias.chunk(2, dim=1)[1]], dim=1)
+
+
 class SetByHand(nn.Module):
     """A gate put by hand: one tau per modality."""
 
@@ -74,8 +83,9 @@ def train(
 ) -> "Classifier | ImputedTable | FitPredict":
     """Train a network on the training part.
 
-    With `imputer` it is a table's classifier. With `tabular`, or with `patience` among the training
-    settings, nothing is trained yet: it is what trains on one cohort and predicts another.
+    With `imputer` it is a table's classifier, with `view` a network on these pictures. With
+    `tabular`, or with `patience` among the training settings, nothing is trained yet: it is what
+    trains on one cohort and predicts another.
 
     Args:
         method: `class` of dfdlib.models, `options` of its constructor, `head` the options of a
@@ -90,6 +100,9 @@ def train(
         return ImputedTable(**method).fit(data.train)
     if "tabular" in method:
         return tabular(method["tabular"], flags=method["flags"], seed=data.seed)
+    if "view" in method:
+        images, y = data.train.x[method["view"]], data.train.y
+        return convolutions(images, y, data.seed, **method["network"])
     if "patience" in training:
         return _trainer(method, data.seed, **training)
     cohort = _shuffled(data) if method.get("shuffled") else data.train
@@ -129,7 +142,8 @@ def make(
     if "head" in method:
         options["head"] = Deconfounder(**method["head"])
     net = getattr(models, backbone)(**network)
-    model = getattr(models, method["class"])(backbone=net, schema=schema, **options)
+    kind = BiasOnly if method["class"] == "BiasOnly" else getattr(models, method["class"])
+    model = kind(backbone=net, schema=schema, **options)
     if "tau" in method:
         causal = [any(f.startswith("cause") for f in schema.features[m]) for m in schema.names]
         model.gate_net = SetByHand(np.where(causal, method["tau"], 1 - method["tau"]))
@@ -138,9 +152,10 @@ def make(
 
 def stages_of(method: Mapping[str, Any], model: Classifier, epochs: int | list[int]) -> list[Stage]:
     """One stage; or a first, which takes no term of information in DFD, and the joint one."""
+    epochs = method.get("epochs", epochs)
     if isinstance(epochs, int):
         return [Stage(epochs=epochs)]
-    warm, joint = method.get("epochs", epochs)
+    warm, joint = epochs
     first = ({"mi_weight": 0} if isinstance(model, DFD) else {}) | method.get("warm", {})
     return [Stage(epochs=warm, **first), Stage(epochs=joint)]
 

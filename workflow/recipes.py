@@ -72,6 +72,14 @@ def seeds(recipe: Recipe, setting: Setting) -> list[int]:
     return of_its_own(recipe, setting) if of_its_own else recipe["seeds"]
 
 
+def before(recipe: Recipe, setting: Setting) -> list[Setting]:
+    """The jobs that one waits for, whose records it reads: with `last`, all that are not last."""
+    last = recipe.get("last", {}).items()
+    if not last or not last <= setting.items():
+        return []
+    return [job for job in jobs(recipe) if not last <= job.items()]
+
+
 def label(setting: Setting) -> str:
     """Name a job, as its file is named."""
     return slug(" ".join(str(value) for value in setting.values()))

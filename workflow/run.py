@@ -108,6 +108,9 @@ def main(words: list[str] | None = None) -> None:
     given = parser().parse_args(words)
     recipe = recipes.read(given.experiment, given.scale)
     setting = recipes.setting_of(recipe, given.setting)
+    if given.after:
+        files = [json.loads(file.read_text("utf-8")) for file in given.after]
+        recipe["after"] = [record for records in files for record in records]
     if given.device == "cpu":
         # `fit` takes a GPU where it sees one; the stored results are of the CPU
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -129,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--methods", nargs="+")
     words.add_argument("--scale", default="small", choices=["small", "paper"])
     words.add_argument("--device", default="cpu", choices=DEVICES)
+    words.add_argument("--after", type=Path, nargs="*", help="records of jobs that it waits for")
     words.add_argument("--out", type=Path, required=True)
     return words
 

@@ -1,7 +1,7 @@
 """The phantom against brute force: rays sampled point by point, counts, and frozen pictures."""
 
+import importlib
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -485,9 +485,11 @@ def checked():
     return json.loads((ROOT / "results" / "phantom.json").read_text("utf-8"))
 
 
-@pytest.fixture(scope="module")
-def script():
-    return runpy.run_path(str(ROOT / "workflow" / "phantom_check.py"))
+@pytest.fixture
+def script(monkeypatch):
+    """What froze the generator."""
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    return vars(importlib.import_module("measures.phantom"))
 
 
 def test_what_was_measured_is_of_this_generator(checked, script):
