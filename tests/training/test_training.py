@@ -52,18 +52,19 @@ def same(a, b):
     return all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
+UNTRAINED = model(cohort(20))
+
+
 def curve(loss, before=()):
     """A run whose last stage has this validation loss."""
     history = pd.DataFrame({"val_loss": [*before, *loss]})
     history["stage"] = [1] * len(before) + [2] * len(loss)
     return training.Run(
-        model=None, history=history, selection="last epoch", best_epoch=len(history), seed=0
+        model=UNTRAINED, history=history, selection="last epoch", best_epoch=len(history), seed=0
     )
 
 
-@pytest.mark.parametrize(
-    ("half_life", "finished"), [(3, True), (8, True), (25, False), (90, False)]
-)
+@pytest.mark.parametrize(("half_life", "finished"), [(3, True), (4, True), (8, False), (25, False)])
 def test_training_that_ends_while_the_loss_falls_is_told(half_life, finished):
     """A loss that halves its way to 0.5: of 40 epochs the last quarter falls by a known share."""
     epochs = np.arange(40)
