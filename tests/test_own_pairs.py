@@ -74,7 +74,7 @@ def pairs():
 @pytest.fixture
 def brought(monkeypatch):
     """These pairs, in the place of the user's."""
-    monkeypatch.setattr(own_pairs, "own_pairs", lambda dataset, root: pairs())
+    monkeypatch.setattr(own_pairs, "own_pairs", lambda dataset, root, **options: pairs())
 
 
 def found_in(folder):
@@ -134,7 +134,7 @@ def test_other_chapters_say_which_take_pairs(dataset):
 
 def test_a_part_without_patients_is_named(monkeypatch):
     few = pairs().select(np.arange(50))
-    monkeypatch.setattr(own_pairs, "own_pairs", lambda *_: few)
+    monkeypatch.setattr(own_pairs, "own_pairs", lambda *_, **options: few)
     with pytest.raises(ValueError, match=r"no patient .* in the validate part"):
         own_pairs.pairs_on_your_own(METHODS, dataset="mimic_cxr", root="x", chapter=CHAPTER)
 
@@ -287,6 +287,47 @@ def test_a_run_compares_hides_and_writes_below_runs_only(book, brought, capsys):
     assert all(row[name] is None for row in rare for name in ("value", "n_pos", "difference_low"))
     assert all(row["n_pos"] is None or row["n_pos"] % 10 == 0 for row in stored["rows"])
     assert str(book) not in json.dumps(stored)
+
+
+def test_options_of_the_loader_are_those_of_the_chapter(book, files, monkeypatch):
+    (book / "cxr").symlink_to(files / f"dfdlib-{SIDE}")
+    options = {"split": "official", "uncertain": "ignore", "pairs": "one"}
+    loaded = own_pairs.own_pairs("mimic_cxr", "cxr", **options)
+    direct = mimic_cxr.load(files / f"dfdlib-{SIDE}", **options)
+    assert np.array_equal(loaded.y, direct.y, equal_nan=True)
+    assert loaded.y.isnan().any()
+    assert (loaded.groups["split"] == direct.groups["split"]).all()
+    assert len(set(loaded.groups["study"])) == len(loaded)
+    taken = []
+    monkeypatch.setattr(
+        own_pairs, "own_pairs", lambda *_, **options: taken.append(options) or ignoring()
+    )
+    given = {"dataset": "mimic_cxr", "root": "x", "chapter": CHAPTER, "epochs": 1, "n_boot": 5}
+    table = own_pairs.pairs_on_your_own(METHODS, fractions=(100,), **given, **options)
+    assert taken == [options]
+    assert not (table["mean"] == "–").any()
+    stem = f"{STEM}-split-official-uncertain-ignore-pairs-one"
+    assert f"{stem}-mmvm.json" in found_in(book)
+    with pytest.raises(ValueError, match="'oficial' is not a split"):
+        mimic_cxr.load(files / f"dfdlib-{SIDE}", split="oficial")
+
+
+def ignoring():
+    """The pairs, with every seventh label of finding 3 unknown."""
+    cohort = pairs()
+    y = cohort.y.clone()
+    y[::7, 3] = torch.nan
+    return Cohort(x=cohort.x, y=y, task="multilabel", groups=cohort.groups)
+
+
+def test_a_label_that_is_ignored_is_not_learned():
+    rng = np.random.default_rng(0)
+    h, other = rng.normal(3, 2, (60, 3)), rng.normal(3, 2, (7, 3))
+    y = np.stack([h[:, 0] > 3, np.full(60, np.nan)], axis=1).astype(float)
+    y[40:, 0] = np.nan
+    known = own_pairs._probed(h[:40], y[:40], other)
+    np.testing.assert_allclose(own_pairs._probed(h, y, other)[:, 0], known[:, 0])
+    assert (known[:, 1] == 0).all()
 
 
 def test_two_runs_agree(book, brought):

@@ -25,7 +25,7 @@ from dfdlib.book.own import found_path, own_folder, write_rows
 from dfdlib.book.suppression import FEW, hide_few
 from dfdlib.data import Cohort, Schema, mimic_cxr
 from dfdlib.data.arrays import Images
-from dfdlib.data.mimic_cxr import LABELS
+from dfdlib.data.mimic_cxr import LABELS, Pairs, Split, Uncertain
 from dfdlib.errors import unknown
 from dfdlib.evaluation import predict_proba
 from dfdlib.evaluation.bootstrap import METRICS, WeightedMetrics, bootstrap, interval
@@ -39,7 +39,14 @@ NET = "supervised"  # its name beside those of the VAEs
 _BATCH = 64
 
 
-def own_pairs(dataset: str, root: str = "") -> Cohort:
+def own_pairs(
+    dataset: str,
+    root: str = "",
+    *,
+    split: Split | str = "published",
+    uncertain: Uncertain | str = "zeros",
+    pairs: Pairs | str = "all",
+) -> Cohort:
     """Load the pairs that `-p dataset … -p root …` names.
 
     Args:
@@ -47,12 +54,15 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
             pixels, to try it.
         root: the folder that `dfdlib data convert mimic-cxr` wrote, or, of 224 pixels, the one with
             the files. Nothing is converted here.
+        split: "published", or "official", that of the data set.
+        uncertain: what "may be present" becomes: "zeros", "ones", or "ignore".
+        pairs: "all" of a study, or "one".
 
     Returns:
-        The cohort of `dfdlib.data.mimic_cxr.load`, with its published split by patient.
+        The cohort of `dfdlib.data.mimic_cxr.load` with these options.
 
     Raises:
-        ValueError: An unknown data set, or no root.
+        ValueError: An unknown data set or option, or no root.
         FileNotFoundError: No such folder, or no converted images there.
 
     Example:
@@ -64,7 +74,7 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
         raise unknown(dataset, DATASETS, "data set of pairs to run on")
     brought(dataset)
     if dataset.startswith("made-up"):
-        return _made_up()
+        return _made_up(split=split, uncertain=uncertain, pairs=pairs)
     if not root:
         raise ValueError(f"dataset {dataset!r} needs the folder of its files. Add -p root FOLDER")
     folder = found_path(root)
@@ -73,7 +83,7 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
             f"{folder.name} is no folder. Pass the one of the files: -p root FOLDER"
         )
     try:
-        return data.load("mimic_cxr", root=folder)
+        return data.load("mimic_cxr", root=folder, split=split, uncertain=uncertain, pairs=pairs)
     except FileNotFoundError as error:
         others = sorted(path.parent for path in folder.glob("dfdlib-*/images.npy"))
         if not others:
@@ -82,7 +92,7 @@ def own_pairs(dataset: str, root: str = "") -> Cohort:
         raise FileNotFoundError(f"{error}. Or take another size that is there: {sizes}") from error
 
 
-def _made_up(n: int = 1500) -> Cohort:
+def _made_up(n: int = 1500, **options: str) -> Cohort:
     from dfdlib.book import made_up  # stands in a checkout, not in the wheel
 
     said = logging.getLogger(mimic_cxr.__name__)
@@ -91,7 +101,8 @@ def _made_up(n: int = 1500) -> Cohort:
     try:
         with tempfile.TemporaryDirectory() as folder:
             made_up.write("mimic_cxr", folder, n=n, seed=0, pixels=40)
-            cohort = data.load("mimic_cxr", root=mimic_cxr.convert(folder, size=32, progress=False))
+            converted = mimic_cxr.convert(folder, size=32, progress=False)
+            cohort = data.load("mimic_cxr", root=converted, **options)
             # into memory: the folder goes
             return cohort._with(x={name: _read(images) for name, images in cohort.x.items()})
     finally:
@@ -114,6 +125,9 @@ def pairs_on_your_own(
     fractions: Sequence[int] = (10, 100),
     supervised: bool = True,
     n_boot: int = 1000,
+    split: Split | str = "published",
+    uncertain: Uncertain | str = "zeros",
+    pairs: Pairs | str = "all",
 ) -> pd.DataFrame | None:
     r"""Train a chapter's VAEs on your own pairs, read findings, and compare each with the first.
 
@@ -124,7 +138,8 @@ def pairs_on_your_own(
     the test patients, a mean over the findings that ten of them have and ten never have. Intervals
     of 95 % draw patients with all their pairs; differences are paired. All findings, one by
     one, go to `own_folder(CHAPTER)`, a JSON file for each method, whose name tells data, pixels,
-    seed and epochs; another result of that name is kept.
+    seed and epochs, and of the last three options those that are not the default; another result
+    of that name is kept. An uncertain label that is ignored is neither learned nor scored.
 
     Args:
         methods: by name, what makes a new VAE for a schema; the first is the reference.
@@ -136,6 +151,9 @@ def pairs_on_your_own(
         fractions: per cent of the training patients that have labels.
         supervised: whether the network is taught, too.
         n_boot: bootstrap replicates.
+        split: as for `own_pairs`.
+        uncertain: as for `own_pairs`.
+        pairs: as for `own_pairs`.
 
     Raises:
         ValueError: As `own_pairs`; or a part of the split is empty.
@@ -157,7 +175,8 @@ def pairs_on_your_own(
         print("    out.ipynb -p dataset mimic_cxr -p root FOLDER")
         return None
     folder = own_folder(chapter)
-    train, val, test = _parts(own_pairs(dataset, root))
+    options = {"split": split, "uncertain": uncertain, "pairs": pairs}
+    train, val, test = _parts(own_pairs(dataset, root, **options), split)
     known = _labelled(train, fractions, seed)
     scores: Scores = {}
     for name, make in methods.items():
@@ -180,16 +199,18 @@ def pairs_on_your_own(
     images = test.x[test.names[0]]
     assert isinstance(images, Images)  # as the loader makes them
     told = {"dataset": dataset, "size": images.shape[-1], "seed": seed, "epochs": epochs}
+    usual = {"split": "published", "uncertain": "zeros", "pairs": "all"}
+    told |= {name: value for name, value in options.items() if value != usual[name]}
     write_rows(rounded(table), folder, told, modalities=train.names)
     return shown(table)
 
 
-def _parts(cohort: Cohort) -> list[Cohort]:
+def _parts(cohort: Cohort, split: str = "published") -> list[Cohort]:
     parts = {name: cohort.groups["split"] == name for name in ("train", "validate", "test")}
     for name, rows in parts.items():
         if not rows.any():
             raise ValueError(
-                f"no patient with a pair stands in the {name} part of the published split. Bring "
+                f"no patient with a pair stands in the {name} part of the {split} split. Bring "
                 "more patients"
             )
     return [cohort.select(rows) for rows in parts.values()]
@@ -225,12 +246,15 @@ def _probed(
     h: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m k"], other: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, "n k"]:
     """Probability of each finding; that of a finding which only one class has is a constant."""
-    p = np.tile(y.mean(0), (len(other), 1))
-    for k in np.flatnonzero(y.min(0) < y.max(0)):
+    known = ~np.isnan(y)
+    share = np.where(known, y, 0).sum(0) / known.sum(0).clip(1)
+    p = np.tile(share, (len(other), 1))
+    for k in np.flatnonzero((share > 0) & (share < 1)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-            p[:, k] = reader.fit(h, y[:, k]).predict_proba(other)[:, 1]
+            rows = known[:, k]
+            p[:, k] = reader.fit(h[rows], y[rows, k]).predict_proba(other)[:, 1]
     return p
 
 
@@ -346,10 +370,11 @@ def scored(
 def _counts(
     y: Float[np.ndarray, "n k"], codes: Int[np.ndarray, " n"], n_patients: int
 ) -> pd.DataFrame:
-    """Patients, and those who have a finding in any study, by finding."""
-    had = np.zeros((n_patients, y.shape[1]), dtype=bool)
+    """Patients with a known label, and those who have the finding in any study, by finding."""
+    had, known = np.zeros((2, n_patients, y.shape[1]), dtype=bool)
     np.logical_or.at(had, codes, y == 1)
-    return pd.DataFrame({"n": n_patients, "n_pos": had.sum(0)}, index=list(LABELS))
+    np.logical_or.at(known, codes, ~np.isnan(y))
+    return pd.DataFrame({"n": known.sum(0), "n_pos": had.sum(0)}, index=list(LABELS))
 
 
 def _with_means(each: Float[np.ndarray, "v k b"], told: np.ndarray) -> Float[np.ndarray, "v1 k1 b"]:

@@ -1,9 +1,11 @@
 """Pairs of frontal and lateral chest X-rays: MIMIC-CXR-JPG, converted once.
 
 `convert` turns the JPEG files into one array, `load` makes a cohort of it, `flow` counts what is
-left out. Below them: how the tables are read, and which images form pairs.
+left out, `duplicates` what is there twice. Below them: how the tables are read, and which images
+form pairs.
 """
 
+import hashlib
 import json
 import logging
 import warnings
@@ -25,7 +27,7 @@ from dfdlib.data.cohort import Cohort
 from dfdlib.errors import require, unknown
 from dfdlib.files import write_whole
 
-__all__ = ["LABELS", "convert", "flow", "load"]
+__all__ = ["LABELS", "convert", "duplicates", "flow", "load"]
 
 Pairs = Literal["all", "one"]
 Uncertain = Literal["zeros", "ones", "ignore"]
@@ -223,6 +225,44 @@ def flow(root: str | Path | None = None, *, size: int = 224) -> pd.DataFrame:
     table = pd.DataFrame([*steps, counts("file that can be read", in_pairs(index))])
     table.insert(1, "excluded", -table["images"].diff().fillna(0).astype(int))
     return table
+
+
+def duplicates(root: str | Path | None = None, *, size: int = 224) -> pd.DataFrame:
+    """Count images whose pixels are those of another one, after conversion.
+
+    One picture under two patients may stand in two parts of a split, and one patient may be in the
+    data under two numbers. Nothing is left out for it: this says how much there is.
+
+    Returns:
+        One row each for pixels that only one patient has more than once, and for pixels that
+        several patients have: `same_pixels`, `pictures` (different ones), and the `images` and
+        `patients` that share them. Counts are exact; see `dfdlib.data.clinical.flow.suppress`
+        before they leave.
+
+    Raises:
+        FileNotFoundError: The images are not converted yet.
+        ValueError: No root.
+    """
+    folder = _converted(root, size)
+    index = pd.read_parquet(folder / "images.parquet", columns=["subject_id", "row"])
+    pixels = np.load(folder / "images.npy", mmap_mode="r")
+    digests = [hashlib.sha256(pixels[row].tobytes()).hexdigest() for row in index["row"]]
+    by_picture = index.assign(picture=digests).groupby("picture")["subject_id"]
+    index = index.assign(
+        picture=digests, times=by_picture.transform("size"), owners=by_picture.transform("nunique")
+    )
+    several = index["owners"] > 1
+    kinds = {"of one patient": (index["times"] > 1) & ~several, "of several patients": several}
+    lines = [
+        {
+            "same_pixels": kind,
+            "pictures": index.loc[rows, "picture"].nunique(),
+            "images": int(rows.sum()),
+            "patients": index.loc[rows, "subject_id"].nunique(),
+        }
+        for kind, rows in kinds.items()
+    ]
+    return pd.DataFrame(lines)
 
 
 def _files(folder: Path, images: pd.DataFrame) -> list[Path]:

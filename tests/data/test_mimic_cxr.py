@@ -227,6 +227,28 @@ def test_the_flow_counts_each_rule(converted):
 # ---------------------------------------------------------------- conversion
 
 
+def test_same_pixels_are_counted_by_whether_patients_share_them(root):
+    def place(subject, image):
+        study = image.split("-")[0]
+        folder = root / "files" / f"p{subject // 1_000_000}" / f"p{subject}" / f"s{study}"
+        return folder / f"{image}.jpg"
+
+    # of one patient one picture is there three times, another one two patients have
+    for source, target in (
+        ((10000032, "50000002-0"), (10000032, "50000002-1")),
+        ((10000032, "50000002-0"), (10000032, "50000001-0")),
+        ((15000003, "50000103-0"), (14000005, "50000009-0")),
+    ):
+        place(*target).write_bytes(place(*source).read_bytes())
+    table = mimic_cxr.duplicates(mimic_cxr.convert(root, size=16)).set_index("same_pixels")
+    assert table.loc["of one patient"].to_dict() == {"pictures": 1, "images": 3, "patients": 1}
+    assert table.loc["of several patients"].to_dict() == {
+        "pictures": 1,
+        "images": 2,
+        "patients": 2,
+    }
+
+
 def test_unreadable_files_are_dropped_and_logged(root, caplog):
     out = mimic_cxr.convert(root, size=16)
     bad = pd.read_csv(out / "unreadable.csv")

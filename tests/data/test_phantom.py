@@ -455,6 +455,29 @@ PICTURES = {
         "002b302b2e2b2f00013d3b272f2b2e0000363c1b383d2f00002e4c1c19463400"
     ),
 }
+#: The same of version 2.
+PICTURES_2 = {
+    "frontal": (
+        "25234e68684d230b587163838a67715e58634f86a55e61682842418ab25d4047"
+        "162f3989c46631361129378dcb8835310e3668a3ce936e4209559bc3d4be9858"
+        "1d032a4e44150100294b5b716f5b3f22586a4e868c596c45344d43919c444724"
+        "223e3f95b44e351b1d42489bcd6f371d1668a0c4d09d5f21116ab2cfd8b87c24"
+        "1007244e4d210601294957716f57462640674d81884e663a1b463d8b923d4518"
+        "11313899a7423010103048a9ba5f2f0e0f4e94c1bf82410e0f5faacccca4580e"
+        "2214282222281205292f282528272e29282423282e24243123291f2a2c23282e"
+        "19241f2c282d22241726322c1f392222182d2e1e203332231a2a1c14151d2f26"
+    ),
+    "lateral": (
+        "22060f526a3b0806060729736a6a1a070608476e7b7c390706094e6a817c4408"
+        "060e507178714308061057827a6f4208060f67a2a37b4108060c6cc3d4ad4208"
+        "24091f59663a0b08080a427871692109081365767b7f450a091f63768383550b"
+        "0a2c697e7f7b550b0b36748b7f7a540b092982b3b39c550b091f7dbbc7ac550b"
+        "10010b3e4f230201010124635b550f010105465d636f2f01010c47596c724002"
+        "01144b6769653f02011b5a806d623d0201166fada57b3c02011072c0cea53d02"
+        "200415252728070403062b2a25301a0404102d2424262c06041a262626243208"
+        "0422272826253208042e2d292a2532080429311d3333330704243d1c15313707"
+    ),
+}
 LABELLED = [21, 15, 9, 7, 11, 10, 3, 12, 12]
 TRUTH = {
     "burden": 40.64,
@@ -467,12 +490,13 @@ TRUTH = {
 }
 
 
-def test_the_generator_is_frozen():
+@pytest.mark.parametrize(("version", "pictures"), [(1, PICTURES), (2, PICTURES_2)])
+def test_the_generator_is_frozen(version, pictures):
     """Models are compared on these patients: pictures, labels and truth stay as they are."""
-    cohort = phantom.load(n=64, size=32, seed=0)
+    cohort = phantom.load(n=64, size=32, seed=0, version=version)
     assert cohort.y.sum(0).tolist() == LABELLED
     assert cohort.truth[list(TRUTH)].sum().to_dict() == pytest.approx(TRUTH, abs=0.01)
-    for view, stored in PICTURES.items():
+    for view, stored in pictures.items():
         x = cohort.x[view]
         shown = torch.cat([x[:2], x.mean(0, keepdim=True), 2 * x.std(0, keepdim=True)])
         small = 255 * torch.nn.functional.avg_pool2d(shown, 4).flatten()
@@ -555,6 +579,63 @@ def changed_by(change, load):
     return changed
 
 
+# ---------------------------------------------------------------- version 2
+
+
+def test_version_2_has_the_patients_of_version_1():
+    options = {"n": 80, "size": 16, "seed": 3, "missing": "mnar", "shortcut": "Edema"}
+    one, two = (phantom.load(version=version, **options) for version in (1, 2))
+    assert torch.equal(one.y, two.y)
+    assert torch.equal(one.observed, two.observed)
+    pd.testing.assert_frame_equal(one.truth, two.truth)
+    assert (one.groups["scanner"] == two.groups["scanner"]).all()
+    assert (one.x["lateral"] - two.x["lateral"]).abs().mean() > 0.01
+    phantom_1 = phantom.load(**options)
+    assert torch.equal(phantom_1.x["frontal"], one.x["frontal"])
+
+
+def beyond_the_skin(version, n=40, size=128):
+    """Attenuation that healthy men have where no ray meets the body, from the side."""
+    draws = [Draws(np.random.default_rng(k), n, n) for k in range(2)]
+    thorax = Thorax(draws[0], np.zeros(n), version=version)
+    scene = Scene(thorax, Disease(thorax, healthy(n)))
+    pose = draw_pose(draws[1], 1, size)
+    # the detector blurs by less than a pixel
+    chord = thorax.body(1, pose.height).seen(pose).chord(pose, Box(0, size, 0, size))
+    near = torch.nn.functional.max_pool2d(chord[:, None], 3, 1, 1)[:, 0] > 0
+    outside = scene.integrals(pose).masked_fill(near, 0)
+    return outside[:, : size * 7 // 8]
+
+
+def test_in_version_2_no_bone_sticks_out_of_the_body_from_the_side():
+    assert beyond_the_skin(1).amax((1, 2)).median() > 0.1
+    assert beyond_the_skin(2).max() < 0.02
+
+
+def profile(version, view, rows, n=24, size=96):
+    """Mean film over some rows of healthy people, who stand still in the middle."""
+    draws = [Draws(np.random.default_rng(k), n, n) for k in range(2)]
+    thorax = Thorax(draws[0], np.zeros(n), version=version)
+    scene = Scene(thorax, Disease(thorax, healthy(n)))
+    one = torch.ones(n)
+    pose = Pose(view, size, 0 * one, 0 * one, one, torch.zeros(n, 2))
+    z = pose.height[0]
+    there = (z > rows[0]) & (z < rows[1])
+    return scene.integrals(pose)[:, there].mean((0, 1)), pose.u
+
+
+def test_in_version_2_the_trachea_is_a_dark_band_in_the_mediastinum():
+    depth = {}
+    for version in (1, 2):
+        line, u = profile(version, 0, (6.0, 8.0))
+        middle, beside = (
+            line[(u + 0.2).abs() < 0.5].mean(),
+            line[((u + 0.2).abs() - 1.6).abs() < 0.3],
+        )
+        depth[version] = float(beside.mean() - middle)
+    assert depth[1] < 0.02 < 0.06 < depth[2]
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -567,6 +648,11 @@ def changed_by(change, load):
         ({"missing": "mnra"}, r"'mnra' is not a missing of phantom cohorts .* mean 'mnar'\?"),
         ({"world": "test"}, r"'test' is not a world of phantom cohorts \(train, id, shifted"),
         ({"shortcut": "Oedema"}, r"'Oedema' is not a finding of phantom cohorts .* mean 'Edema'\?"),
+        (
+            {"version": 3},
+            r"version=3 of the phantom does not exist\. Pass version=1, which results",
+        ),
+        ({"version": True}, r"version=True of the phantom does not exist"),
         ({"strength": 3}, r"strength=3 is out of range\. Pass 0 \(scanner and missing views are"),
     ],
 )

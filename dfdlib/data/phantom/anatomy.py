@@ -105,6 +105,8 @@ _BODY = (
     Profile((-18, 10.4), (-6, 10.8), (2, 10.6), (8, 9.6), (12, 7.8), (15, 6.2), (18, 5.8)),
     Profile((-18, 0.6), (-6, 0.3), (8, 0.8), (13, 0.6), (18, -0.3)),
 )  # fmt: skip
+# How much more tissue version 2 has behind (half of it, cm): muscle that the spine is bedded in.
+_BACK = 0.7
 # Shoulders leave the picture where arms are raised.
 _RAISED = Profile((-18, 15.0), (-8, 15.2), (0, 15.3), (5, 15.0), (9, 13.4), (13, 10.5), (16, 8.0),
                   (18, 7.0))  # fmt: skip
@@ -129,6 +131,7 @@ class Thorax:
     Args:
         draws: Where its numbers come from.
         female: 1 or 0.
+        version: 1, or 2: a deeper back, a wider trachea, bones where they are in people.
 
     Attributes:
         heart: Scale of the heart, 1 on average.
@@ -138,8 +141,9 @@ class Thorax:
         parenchyma: Density of the lungs' tissue per cm.
     """
 
-    def __init__(self, draws: Draws, female: np.ndarray) -> None:
+    def __init__(self, draws: Draws, female: np.ndarray, *, version: int = 1) -> None:
         d = self.draws = draws
+        self.version = version
         self.n = len(female)
         self.female = female
         self.tall, self.wide, self.deep = d.normal(1, 0.05), d.normal(1, 0.055), d.normal(1, 0.07)
@@ -163,13 +167,20 @@ class Thorax:
         """The skin; arms are raised in the lateral view."""
         s, (a, b, y) = self._z(z), _BODY
         a = _RAISED if view else a
-        fat = per_row(self.fat)
+        fat, back = per_row(self.fat), _BACK if self.version == 2 else 0.0
         return Tube(
             torch.zeros_like(z),
-            y(s),
+            y(s) + back,
             a(s) * per_row(self.wide) + fat,
-            b(s) * per_row(self.deep) + 0.6 * fat,
+            b(s) * per_row(self.deep) + 0.6 * fat + back,
         )
+
+    def skin(self, z: float) -> tuple[np.ndarray, np.ndarray]:
+        """Depth of the skin in front and at the back, at a height of a patient of usual size."""
+        _, b, y = _BODY
+        half = b.at(z) * self.deep + 0.6 * self.fat
+        back = _BACK if self.version == 2 else 0.0
+        return y.at(z) - half, y.at(z) + half + 2 * back
 
     def lung(self, side: str, z: Tensor) -> Tube:
         """A lung as if heart, mediastinum and diaphragm left it room; none below the dome's middle.
@@ -209,7 +220,8 @@ class Thorax:
         s = self._z(z)
         there = ((s > 4.2) & (s < 17.5)).float()
         x = per_row(0.5 * self.shift) - 0.3 * torch.sigmoid(8 - s)
-        return Tube(x, 0.8 + 0.16 * (12 - s), 0.9 * there, 0.85 * there)
+        wide = 0.9 if self.version == 1 else 1.15
+        return Tube(x, 0.8 + 0.16 * (12 - s), wide * there, (wide - 0.05) * there)
 
     def aorta(self, z: Tensor) -> Tube:
         """The descending aorta, before and to the left of the spine."""
@@ -322,23 +334,70 @@ def _skeleton(t: Thorax, bodies: Bodies) -> None:
     d = t.draws
     for sign in SIDES.values():
         lift = d.normal(0, 0.3)
-        bodies.add(
-            (sign * 4.6 * t.wide, -5.6 * t.deep, 11.0 * t.tall + lift), (3.9, 0.75, 0.6),
-            (0, -sign * 0.12, sign * 0.4), 0.24, 0.12,
-        )  # fmt: skip
-        bodies.add(
-            (sign * 10.4 * t.wide, -3.4 * t.deep, 12.0 * t.tall + lift), (3.9, 0.7, 0.55),
-            (0, -sign * 0.2, sign * 0.15), 0.24, 0.08,
-        )  # fmt: skip
+        if t.version == 2:
+            _clavicle(t, bodies, sign, lift)
+        else:
+            bodies.add(
+                (sign * 4.6 * t.wide, -5.6 * t.deep, 11.0 * t.tall + lift), (3.9, 0.75, 0.6),
+                (0, -sign * 0.12, sign * 0.4), 0.24, 0.12,
+            )  # fmt: skip
+            bodies.add(
+                (sign * 10.4 * t.wide, -3.4 * t.deep, 12.0 * t.tall + lift), (3.9, 0.7, 0.55),
+                (0, -sign * 0.2, sign * 0.15), 0.24, 0.08,
+            )  # fmt: skip
         # the blade of the scapula, its spine, and the head of the humerus
         bodies.add(
             (sign * 13.6 * t.wide, 6.6, 5.6), (0.9, 2.2, 5.6), (0, sign * 0.22, sign * 0.5), 0.10
         )
         bodies.add((sign * 13.2 * t.wide, 6.0, 10.6), (3.6, 0.9, 0.8), (0, sign * -0.3, 0), 0.16)
         bodies.add((sign * 16.9 * t.wide, 1.0, 9.8), (2.4, 2.3, 2.6), density=0.13, lateral=0)
+    if t.version == 2:
+        _midline(t, bodies)
+        return
     bodies.add((0, -9.4 * t.deep, 7.4), (2.2, 0.7, 2.3), (0.3, 0, 0), 0.11)
     bodies.add((0, -10.3 * t.deep, 0.2), (1.5, 0.55, 5.6), (0.1, 0, 0), 0.11)
     for k in range(13):
         z = 15.5 - 2.55 * k
         y = SPINE_Y.at(z) * t.deep + 2.9
         bodies.add((0, y, (z - 0.9) * t.tall), (0.45, 1.7, 0.7), (0.45, 0, 0), 0.10)
+
+
+# ---------------- bones and airways of version 2, where they are in people
+
+
+def _clavicle(t: Thorax, bodies: Bodies, sign: float, lift: np.ndarray) -> None:
+    """An S of two parts, from the manubrium to the shoulder, dense enough to be seen."""
+    bodies.add(
+        (sign * 4.4 * t.wide, -5.9 * t.deep, 9.9 * t.tall + lift), (3.7, 0.7, 0.62),
+        (0, -sign * 0.24, sign * 0.3), 0.42, 0.14,
+    )  # fmt: skip
+    bodies.add(
+        (sign * 10.2 * t.wide, -3.9 * t.deep, 11.2 * t.tall + lift), (3.9, 0.7, 0.52),
+        (0, -sign * 0.16, sign * 0.35), 0.42, 0.08,
+    )  # fmt: skip
+
+
+def sternum_depth(t: Thorax, z: float) -> np.ndarray:
+    """Where the breastbone's middle lies: under skin and fat, wherever these are."""
+    return t.skin(z)[0] + 1.5 + 0.5 * t.fat
+
+
+def _midline(t: Thorax, bodies: Bodies) -> None:
+    """Sternum, spinous processes, and the main bronchi."""
+    for z, axes, lean in ((7.6, (2.4, 0.6, 2.3), -0.3), (0.2, (1.5, 0.5, 5.4), -0.1)):
+        bodies.add((0, sternum_depth(t, z), z * t.tall), axes, (lean, 0, 0), 0.09, 0.13)
+    for k in range(13):
+        z = 15.5 - 2.55 * k
+        spine = SPINE_Y.at(z) * t.deep + t.kyphosis * np.cos(z / 8)
+        half = ((t.skin(z - 0.9)[1] - 0.9 - 0.5 * t.fat - spine - 1.4) / 2).clip(0.5, 1.7)
+        # they point downwards, so their tips lie lower and less far behind
+        bodies.add(
+            (0, spine + 1.4 + 0.95 * half, (z - 0.9) * t.tall), (0.45, half, 0.6),
+            (-0.35, 0, 0), 0.12, 0.2,
+        )  # fmt: skip
+    carina = 4.2 * t.tall
+    for sign, steep in ((-1.0, 0.95), (1.0, 0.65)):
+        bodies.add(
+            (sign * 1.5 * np.cos(steep) - 0.3 + 0.5 * t.shift, 2.1, carina - 1.5 * np.sin(steep)),
+            (2.1, 0.62, 0.62), (0, sign * steep, 0), -0.17,
+        )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dfdlib.data.phantom.anatomy import SIDES, Bodies, Thorax, small_parts
+from dfdlib.data.phantom.anatomy import SIDES, Bodies, Thorax, small_parts, sternum_depth
 from dfdlib.data.phantom.projection import Ellipsoids
 
 DEVICES = ("tracheal tube", "central line", "pacemaker", "sternal wires", "leads")
@@ -159,7 +159,9 @@ class Disease:
         add((-0.6, -1.6, 3.6), (0.2, 0.2, 6.0), (0, 0.12, 0), METAL * pacer)
         add((1.6, -3.0, -4.6), (4.0, 0.2, 0.2), (0, 0.5, 0.3), METAL * pacer)
         for k in range(4):
-            wire = (d.normal(0, 0.2), -10.2 * t.deep, 7.0 - 3.2 * k)
+            height = 7.0 - 3.2 * k
+            depth = -10.2 * t.deep if t.version == 1 else sternum_depth(t, height)
+            wire = (d.normal(0, 0.2), depth, height)
             add(wire, (0.9, 0.25, 0.35), density=1.4 * wires)
         for usual_x, usual_z in ((-8.5, 8.0), (8.5, 7.0), (9.5, -6.5)):
             x, z = d.normal(usual_x, 0.7), d.normal(usual_z, 0.7)

@@ -14,6 +14,7 @@ from dfdlib.errors import unknown
 
 Missing = Literal["none", "mcar", "mar", "mnar"]
 World = Literal["train", "id", "shifted", "randomised"]
+Version = Literal[1, 2]
 
 FINDINGS = (
     *("Cardiomegaly", "Lung Lesion", "Edema", "Consolidation", "Atelectasis", "Pneumothorax"),
@@ -48,6 +49,7 @@ class Options:
     shortcut: str | None = None
     strength: float | int = 1.0
     world: str = "train"
+    version: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what is not an option."""
@@ -57,6 +59,11 @@ class Options:
         for name, known in (("missing", Missing), ("world", World)):
             if getattr(self, name) not in get_args(known):
                 raise unknown(getattr(self, name), get_args(known), f"{name} of phantom cohorts")
+        if self.version not in get_args(Version) or isinstance(self.version, bool):
+            raise ValueError(
+                f"version={self.version!r} of the phantom does not exist. Pass version=1, which "
+                "results are computed on, or version=2, whose anatomy is closer to a real one"
+            )
         if self.shortcut is not None and self.shortcut not in LABELS:
             raise unknown(self.shortcut, LABELS, "finding of phantom cohorts")
         if not 0 <= self.strength <= MAX_STRENGTH:

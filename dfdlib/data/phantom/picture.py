@@ -24,6 +24,10 @@ from dfdlib.data.phantom.projection import (
     splat,
 )
 
+#: Quantiles of what lies behind the patient that become black and white, by version of the phantom.
+EXPOSURE = {1: (0.04, 0.92), 2: (0.04, 0.985)}
+# Share of the spine's density that version 2 shows from the front, behind the trachea.
+SPINE_IN_FRONT = 0.4
 # Share of tissue that air displaces.
 AIR = 0.985
 # Ribs end in front, where cartilage begins: depth (cm) of the first, and width of the border.
@@ -47,10 +51,13 @@ class Scene:
         image = splat(self.parts.seen(pose), pose)
         cut = self.carvers.seen(pose)
         image += splat(Shadows(*(field[:, :1] for field in cut)), pose)
+        spine, bone = thorax.spine(z)
+        if thorax.version == 2 and pose.view == 0:
+            bone = SPINE_IN_FRONT * bone  # else it is as much as the trachea before it takes away
         tubes: tuple[tuple[Tube, Tensor | float], ...] = (
             (thorax.body(pose.view, z), TISSUE),
-            thorax.spine(z),
-            (thorax.trachea(z), -0.17),
+            (spine, bone),
+            (thorax.trachea(z), -0.17 if thorax.version == 1 else -0.195),
             (thorax.aorta(z), 0.07),
         )
         for tube, density in tubes:
@@ -192,6 +199,7 @@ def expose(
     view: int,
     draws: Draws,
     noise: np.random.Generator,
+    exposure: tuple[float, float] = EXPOSURE[1],
 ) -> Float[Tensor, "n s s"]:
     """Take the picture.
 
@@ -201,6 +209,7 @@ def expose(
         view: 0 frontal, 1 lateral.
         draws: Numbers per patient: dose, scatter, window, contrast.
         noise: A stream of its own, so that fewer patients begin alike.
+        exposure: Quantiles of the film that automatic exposure makes black and white.
     """
     n, size, _ = integrals.shape
     soft = per_image(scanner)
@@ -213,7 +222,7 @@ def expose(
     light += grain * (light / (dose * (1 - 0.5 * soft))).sqrt()
     film = -light.clamp_(min=1e-4).log_()
     film = torch.lerp(film, _sharpened(film), 0.4 - soft * 0.6)
-    low, high = _window(film)
+    low, high = _window(film, exposure)
     low = low + per_image(draws.normal(-0.22, 0.05)) * (high - low)
     high = high + per_image(draws.normal(HEADROOM[view], 0.06)) * (high - low)
     x = (film - low) / (high - low)
@@ -228,7 +237,7 @@ def _film_curve(x: Tensor, contrast: Tensor) -> Tensor:
     return (torch.sigmoid(contrast * (x - 0.5)) - low) / (high - low)
 
 
-def _window(film: Tensor) -> tuple[Tensor, Tensor]:
+def _window(film: Tensor, exposure: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Automatic exposure: quantiles of what lies behind the patient, every other pixel."""
     size = film.shape[-1]
     edge = size // 10
@@ -236,7 +245,7 @@ def _window(film: Tensor) -> tuple[Tensor, Tensor]:
     behind = middle > BARE
     ordered = torch.where(behind, middle, torch.inf).sort(dim=1).values
     count = behind.sum(1).clamp(min=8)
-    low, high = (ordered.gather(1, (q * count).long()[:, None]) for q in (0.04, 0.92))
+    low, high = (ordered.gather(1, (q * count).long()[:, None]) for q in exposure)
     return low[:, :, None], high[:, :, None]
 
 
