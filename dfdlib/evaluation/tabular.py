@@ -1,7 +1,8 @@
 """Baselines on plain tables, in the form that `out_of_group` and `out_of_fold` take."""
 
 import warnings
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -48,28 +49,48 @@ def tabular(
     classifier = _classifier(estimator, seed) if isinstance(estimator, str) else estimator
 
     def fit_predict(train: Cohort, test: Cohort) -> Float[np.ndarray, "n k"]:
-        if train.y is None:
-            raise ValueError("the training part has no labels. Pass y= when you make the Cohort")
-        if train.task == "multilabel":
-            raise ValueError(
-                f"tabular takes one label per patient, {train} has {train.schema.n_classes}. Make "
-                "a Cohort per label: y=y[:, 0]"
-            )
-        if not train.x_observed:
-            raise ValueError(f"{train} holds no vector and no categorical, so there is no table")
-        y = train.y.cpu().numpy()
-        known = ~np.isnan(y)
-        model = make_pipeline(_preparation(train, flags=flags), clone(classifier))
+        return fitted(classifier, train, flags=flags)(test)
+
+    return fit_predict
+
+
+def fitted(
+    classifier: Any, train: Cohort, *, flags: bool = False
+) -> Callable[[Cohort], np.ndarray]:
+    """Fit a copy of a scikit-learn classifier as `tabular` does; what it returns scores cohorts.
+
+    Raises:
+        ValueError: as `tabular`.
+
+    >>> cohort = Cohort(x={"age": np.arange(20.0)}, y=[0] * 10 + [1] * 10)
+    >>> score = fitted(LogisticRegression(), cohort)
+    >>> score(cohort).argmax(axis=1).tolist() == cohort.y.tolist()
+    True
+    """
+    if train.y is None:
+        raise ValueError("the training part has no labels. Pass y= when you make the Cohort")
+    if train.task == "multilabel":
+        raise ValueError(
+            f"tabular takes one label per patient, {train} has {train.schema.n_classes}. Make "
+            "a Cohort per label: y=y[:, 0]"
+        )
+    if not train.x_observed:
+        raise ValueError(f"{train} holds no vector and no categorical, so there is no table")
+    y = train.y.cpu().numpy()
+    known = ~np.isnan(y)
+    model = make_pipeline(_preparation(train, flags=flags), clone(classifier))
+    model.fit(train.to_frame()[known], y[known])
+
+    def score(test: Cohort) -> Float[np.ndarray, "n k"]:
         with warnings.catch_warnings():
             # a category that training never saw becomes a row of zeros, as it should
             warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
-            model.fit(train.to_frame()[known], y[known])
             known_classes = model.predict_proba(test.to_frame())
         p = np.zeros((len(test), train.schema.n_classes or 0))
         p[:, model.classes_.astype(int)] = known_classes
         return p
 
-    return fit_predict
+    return score
 
 
 def _classifier(name: str, seed: int) -> ClassifierMixin:

@@ -2,7 +2,7 @@
 
 import operator
 import zlib
-from typing import Literal, SupportsIndex, get_args
+from typing import Any, Literal, get_args
 
 import networkx as nx
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from dfdlib.data import Cohort
 from dfdlib.errors import unknown
 from dfdlib.stress.drawing import Drawn, Kind, Noise, Setting, World
+from dfdlib.stress.open_kinds import OPEN
 from dfdlib.stress.sealed import SEALED
 
 Half = Literal["open", "sealed"]
@@ -25,7 +26,7 @@ TRUTH = {
     "y": "the true outcome; cohort.y is this, or what was recorded of it",
 }
 
-KINDS: dict[str, dict[str, Kind]] = {"open": {}, "sealed": SEALED}
+KINDS: dict[str, dict[str, Kind]] = {"open": OPEN, "sealed": SEALED}
 WORLDS: tuple[str, ...] = get_args(World)
 # One number per patient of all worlds, draws and seeds of a kind.
 _MOST = 10**7
@@ -81,10 +82,10 @@ def of_half(half: str) -> dict[str, Kind]:
 def load(
     kind: str,
     *,
-    draw: SupportsIndex = 0,
+    draw: Any = 0,
     world: World | str = "train",
-    n: int | None = None,
-    seed: SupportsIndex = 0,
+    n: Any = None,
+    seed: Any = 0,
 ) -> Cohort:
     """Draw a cohort of one kind.
 
@@ -141,7 +142,7 @@ def load(
         },
         y=drawn.y if drawn.recorded is None else drawn.recorded,
         groups={
-            "site": np.array([f"hospital {k + 1:02d}" for k in range(_find(kind).hospitals + 1)])[
+            "site": np.array([f"hospital {k + 1:02d}" for k in range(find(kind).hospitals + 1)])[
                 drawn.site
             ],
             "patient": first + np.arange(len(drawn.y)),
@@ -153,10 +154,10 @@ def load(
 def nodes(
     kind: str,
     *,
-    draw: SupportsIndex = 0,
+    draw: Any = 0,
     world: World | str = "train",
-    n: int | None = None,
-    seed: SupportsIndex = 0,
+    n: Any = None,
+    seed: Any = 0,
 ) -> pd.DataFrame:
     """The values of all nodes of `graph`, latent ones too, for the patients that `load` draws.
 
@@ -190,7 +191,12 @@ def graph(kind: str, *, world: World | str = "train") -> nx.DiGraph:
     return _draw(kind, world=world, n=1).graph
 
 
-def _find(kind: str) -> Kind:
+def find(kind: str) -> Kind:
+    """The kind of a name, of either half.
+
+    Raises:
+        ValueError: There is none.
+    """
     known = {name: entry for half in KINDS.values() for name, entry in half.items()}
     if kind not in known:
         # sealed names are no secret, but the open ones are those to try first
@@ -201,12 +207,12 @@ def _find(kind: str) -> Kind:
 def _draw(
     kind: str,
     *,
-    draw: SupportsIndex = 0,
+    draw: Any = 0,
     world: str,
-    n: int | None = None,
-    seed: SupportsIndex = 0,
+    n: Any = None,
+    seed: Any = 0,
 ) -> Drawn:
-    entry = _find(kind)
+    entry = find(kind)
     if world not in WORLDS:
         raise unknown(world, WORLDS, "world of stress cohorts")
     n = entry.n if n is None else n
