@@ -16,13 +16,16 @@ EXECUTE ?= auto
 # processes at a time
 JOBS ?= 2
 CHAPTERS ?= chapters/*.ipynb
+# what `make stress` tries, as module:name
+METHOD ?= workflow.stress:methods
+HALF ?= open
 
 # One thread per process: sums are taken in the same order on every machine.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two installations into one .venv
-.PHONY: help book test notebooks processors planted installed results refresh lint clean lock
+.PHONY: help book test notebooks processors planted installed results stress refresh lint clean lock
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value]"
@@ -31,7 +34,8 @@ help: ## List the targets
 	@echo
 	@echo "Options: EXECUTE=off (book), CHAPTERS=chapters/NN-name.ipynb (notebooks, refresh),"
 	@echo "         JOBS=2 (test, notebooks, results), TARGET=results/main-table, DEVICE=cuda"
-	@echo "         (results), PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
+	@echo "         (results), METHOD=my_module:make, HALF=sealed (stress),"
+	@echo "         PYTHON=python3.11 (for .venv), UPGRADE=1 (lock)"
 
 $(VENV)/.installed-%: requirements-%.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(RECENT)' || { echo "dfdlib needs Python 3.11 or newer, and \
@@ -68,6 +72,9 @@ installed: $(DEV) ## Install the wheel alone and with [clinical], and try each: 
 results: export PATH := $(CURDIR)/$(BIN):$(PATH)
 results: $(GRID) ## Compute all that results/ holds: hours, goes on after a kill
 	$(BIN)/python workflow/results.py --cores $(JOBS) $(TARGET)
+
+stress: $(DEV) ## Try METHOD on the stress cohorts beside plain training; goes on after a kill
+	$(BIN)/dfdlib stress $(METHOD) --half $(HALF) --folder runs/stress --save results/stress
 
 refresh: $(BOOK) $(DEV) ## Re-execute chapters in place and normalise their files
 	$(BIN)/python tools/notebooks.py refresh $(CHAPTERS)

@@ -1,16 +1,18 @@
 """The `dfdlib` command: chapters, data, and models of your own tables.
 
 It lists the chapters, runs one with other parameters, gets data ready, trains a model on tables of
-a user's own, and scores new patients with it.
+a user's own, scores new patients with it, and tries a method on the stress cohorts.
 """
 
 import csv
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +30,7 @@ from dfdlib.book.parameters import (
     title_of,
 )
 from dfdlib.errors import unknown
-from dfdlib.files import write_whole
+from dfdlib.files import slug, write_whole
 
 app = typer.Typer(
     help="Re-execute chapters of the book; get clinical data ready; train on tables, and score.",
@@ -301,6 +303,67 @@ def score(
         write_whole(out, table.to_csv(index=False))
     rows = "1 row" if len(table) == 1 else f"{len(table):,} rows"
     typer.echo(f"{rows}: {out}")
+
+
+# ---------------------------------------------------------------- stress cohorts
+
+
+@app.command()
+def stress(
+    make: Annotated[str, typer.Argument(help="my_module:make, or my_module:several, a dict")],
+    half: Annotated[str, typer.Option(help="open, or sealed: read its rule of use")] = "open",
+    kind: Annotated[list[str] | None, typer.Option(help="this kind; may be repeated")] = None,
+    seeds: Annotated[int, typer.Option(help="runs of each kind", min=1)] = 5,
+    patients: Annotated[
+        int | None, typer.Option(help="to train on, in the place of each kind's own number")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="where each run is kept, so that a stopped command goes on")
+    ] = Path("runs/stress"),
+    save: Annotated[
+        Path | None, typer.Option(help="folder to write the rows to, one file per method")
+    ] = None,
+) -> None:
+    """Try a method on the stress cohorts, beside plain training on the same patients."""
+    from dfdlib import stress as module
+
+    with _explained():
+        methods = _imported(make)
+        several = methods if isinstance(methods, Mapping) else {make.split(":")[1]: methods}
+        table = module.run(
+            several, kinds=kind, half=half, seeds=range(seeds), folder=folder, n=patients
+        )
+        if save is not None:
+            words = [f"dfdlib stress {make} --half {half} --seeds {seeds}"]
+            words += [f"--kind {name}" for name in kind or ()]
+            words += [f"--patients {patients}"] if patients is not None else []
+            for name in several:
+                table.of(name).save(save / f"{half}-{slug(name)}.json", command=" ".join(words))
+    shown = table.frame.drop(columns=["draw", "refused"]).round(3)
+    typer.echo(shown.to_string(index=False))
+    typer.echo()
+    typer.echo(table.ranking().round(3).to_string(index=False))
+
+
+def _imported(name: str) -> Any:
+    """Import what `module:name` names; modules of the working folder count."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{name!r} names no function. Type my_module:make")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"there is no module {error.name!r}. Type this in the folder that holds it"
+        ) from None
+    finally:
+        sys.path.remove(os.getcwd())
+    if not hasattr(found, attribute):
+        raise unknown(
+            attribute, [word for word in vars(found) if word[0] != "_"], f"name in {module}"
+        )
+    return getattr(found, attribute)
 
 
 # ---------------------------------------------------------------- data

@@ -95,6 +95,17 @@ class StressTable:
         table = pd.DataFrame(rows).sort_values(["keeps_home", "randomised"], ascending=False)
         return table.reset_index(drop=True)
 
+    def of(self, method: str) -> "StressTable":
+        """The part of one method.
+
+        Raises:
+            ValueError: It is not in the table.
+        """
+        if method not in set(self.frame["method"]):
+            raise unknown(method, self.frame["method"].unique(), "method of this table")
+        parts = (table[table["method"] == method] for table in (self.frame, self.runs))
+        return StressTable(*(part.reset_index(drop=True) for part in parts))
+
     def save(self, path: str | Path, *, command: str) -> Path:
         """Write the rows of `frame` as JSON, with version, processor and the command.
 

@@ -265,6 +265,13 @@ def test_rows_are_saved_with_command_and_processor(table, tmp_path):
     pd.testing.assert_frame_equal(stored, table.frame, atol=1e-4, check_dtype=False)
 
 
+def test_the_part_of_a_method(table):
+    part = table.of("plain")
+    assert set(part.frame["method"]) == set(part.runs["method"]) == {"plain"}
+    with pytest.raises(ValueError, match=r"'plane' is not a method of this table .*mean 'plain'"):
+        table.of("plane")
+
+
 def test_no_rows_and_no_command(table, tmp_path):
     assert stress.read_rows(tmp_path).empty
     with pytest.raises(FileNotFoundError, match=r"no folder 'nowhere'\. Run `make stress`"):
