@@ -17,7 +17,10 @@ WORLDS = ("train", "home", "shifted", "randomised")
 OPEN, SEALED = (list(stress.kinds(half)["kind"]) for half in ("open", "sealed"))
 UNBIASED = {"mnar-latent"} | {k for k in OPEN + SEALED if k.endswith("unbiased")}
 #: What a linear fit on the features as they are cannot read.
-CURVED = {"between-modalities", "missing-only", "bias-in-the-spread", "xor", "parity"}
+CURVED = {
+    *("between-modalities", "missing-only", "bias-in-the-spread", "xor", "parity"),
+    "two-populations",  # each has slopes of its own
+}
 
 
 def features(cohort):
