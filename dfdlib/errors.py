@@ -50,11 +50,11 @@ def check_name(name: str, known: Collection[str], what: str) -> None:
         raise unknown(name, known, what)
 
 
-def wrong_type(given: object, expected: str, advice: str) -> TypeError:
+def wrong_type(value: object, expected: str, advice: str) -> TypeError:
     """Build the error for something of another type than belongs there.
 
     Args:
-        given: what was passed.
+        value: what was passed.
         expected: who takes what.
         advice: what to type next.
 
@@ -62,25 +62,25 @@ def wrong_type(given: object, expected: str, advice: str) -> TypeError:
         >>> str(wrong_type(3, "Classifier takes a Schema as schema=", "Write schema=cohort.schema"))
         'Classifier takes a Schema as schema=, got an int. Write schema=cohort.schema'
     """
-    kind = type_name(given)
-    if not isinstance(given, type):
+    kind = type_name(value)
+    if not isinstance(value, type):
         kind = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-    return TypeError(f"{expected}, got {'None' if given is None else kind}. {advice}")
+    return TypeError(f"{expected}, got {'None' if value is None else kind}. {advice}")
 
 
-def check_type(given: object, types: type | tuple[type, ...], expected: str, advice: str) -> None:
+def check_type(value: object, types: type | tuple[type, ...], expected: str, advice: str) -> None:
     """Refuse what is of none of these types.
 
     Raises:
         TypeError: as `wrong_type` says it.
     """
-    if not isinstance(given, types):
-        raise wrong_type(given, expected, advice)
+    if not isinstance(value, types):
+        raise wrong_type(value, expected, advice)
 
 
-def type_name(given: object) -> str:
+def type_name(value: object) -> str:
     """Name what was passed: its type, or that it is a class itself."""
-    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def require(what: str, *modules: str, extra: str = "clinical") -> None:

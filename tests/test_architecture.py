@@ -212,12 +212,8 @@ OPENED = {
     "data/test_download.py: data.download._Resuming": "patience with a dead server",
     "data/test_ingest.py: data.sql._AFFINITY": "what another system lacks is put in",
     "data/test_phantom.py: data.phantom.picture._bare": "the geometry of one lung",
-    "models/test_m3care.py: models.m3care._alike": "who is in a cell, saved nowhere",
     "test_book_own.py: book.own._shown": "how a row is written, without a run",
-    "training/test_checkpoints.py: training.saving._host": "names what a killed process left",
-    "evaluation/test_evaluation.py: evaluation.compare._p_value": "draws given by hand",
     "information/test_information.py: information.audit._plant": "size of what is planted, exact",
-    "evaluation/test_leaks.py: evaluation.leak_checks._fingerprints": "collisions of two rows",
     "evaluation/test_leaks.py: evaluation.leaks._dealt": "labels before a model reads them",
     "evaluation/test_leaks.py: evaluation.leaks._shuffled": "one check twelve times, in seconds",
     "test_own_pairs.py: book.own_pairs._labelled": "rows chosen, before training",
@@ -227,7 +223,6 @@ OPENED = {
     "test_own_pairs.py: book.own_pairs._taught": "one net, without the page",
     "evaluation/test_results.py: evaluation.results._ROOT": "another checkout is put there",
     "evaluation/test_results.py: evaluation.results._find_claims": "an install without claims",
-    "evaluation/test_tabular.py: evaluation.tabular._classifier": "a name that types refuse",
 }
 
 
@@ -314,35 +309,54 @@ def test_a_private_file_is_found():
     assert hidden(planted) == {"a/_b.py"}
 
 
-#: Small files with one importer that are read by themselves, and why.
-SMALL = {"dfdlib/models/gate.py": "a layer with a source and a formula of its own"}
+#: Files that could stand in the one that imports them, but are read by themselves, and why.
+APART = dict.fromkeys(
+    [f"dfdlib/book/made_up/{name}.py" for name in ("adni", "eicu", "mimic_cxr", "mimic_iv")],
+    "one data set each, of which `write` takes the one that is named",
+) | {
+    "dfdlib/data/phantom/model.py": "a causal model, which says nothing of pictures",
+    "dfdlib/data/phantom/picture.py": "from a thorax to its picture, which knows no patients",
+    "dfdlib/data/synthetic_model.py": "a causal model, beside the cohorts that are drawn from it",
+    "dfdlib/data/tables_values.py": "single values, beside the tables that they stand in",
+}
 
 
 def helpers(sources: Sources) -> set[str]:
-    """Files under 100 lines that one other file imports and their package does not show."""
+    """Files that one other file of their package imports, and that could stand in that one.
+
+    What their package shows is no helper, and a file that would be too crowded (see `crowded`) if
+    they stood in it is left.
+    """
     who = importers(sources)
-    return {
-        path
-        for path, code in sources.items()
-        if len(code.splitlines()) < 100
-        and not path.endswith(("__init__.py", "__main__.py"))
-        and len(who[module_name(path)]) == 1
-        and module_name(path).rpartition(".")[0] not in who[module_name(path)]
-    }
+    paths = {module_name(path): path for path in sources}
+    alone = set()
+    for path in sources:
+        module = module_name(path)
+        package = module.rpartition(".")[0]
+        if path.endswith(("__init__.py", "__main__.py")) or len(who[module]) != 1:
+            continue
+        (importer,) = who[module]
+        if importer != package and importer.rpartition(".")[0] == package:
+            both = sources[path] + "\n" + sources[paths[importer]]
+            alone |= set() if crowded({path: both}) else {path}
+    return alone
 
 
-def test_no_small_file_serves_one_other(library):
-    assert helpers(library) == SMALL.keys()
+def test_no_file_serves_one_other_that_it_could_stand_in(library):
+    assert helpers(library) == APART.keys()
 
 
 def test_a_helper_file_is_found():
+    two = "class A:\n    pass\nclass B:\n    pass\n"
     planted = {
         "dfdlib/__init__.py": "from dfdlib.shown import f",
         "dfdlib/shown.py": "",
-        "dfdlib/helper.py": "",
+        "dfdlib/helper.py": two + "x = 1\n" * 300,
+        "dfdlib/large.py": two + "x = 1\n" * 400,
         "dfdlib/shared.py": "",
-        "dfdlib/a.py": "from dfdlib import helper, shared\n" + "x = 1\n" * 100,
-        "dfdlib/b.py": "import dfdlib.shared\n" + "x = 1\n" * 100,
+        "dfdlib/data/below.py": "",
+        "dfdlib/a.py": "from dfdlib import helper, large, shared\n" + "x = 1\n" * 100,
+        "dfdlib/b.py": "import dfdlib.shared, dfdlib.data.below\n" + "x = 1\n" * 100,
     }
     assert helpers(planted) == {"dfdlib/helper.py"}
 
@@ -457,6 +471,7 @@ DEEP = dict.fromkeys(
     ),
     "a route's buffers take the size of what is loaded: Resizable",
 )
+DEEP["dfdlib.models.muse.MUSE"] = "GRAPE's network, and the defaults of every backbone"
 #: Classes that are made and built on, and why.
 BOTH = {
     "dfdlib.models.backbone.Resizable": "nothing but how buffers are loaded; made nowhere alone",

@@ -712,7 +712,7 @@ ROUTES: dict[str, Values] = {
         "route": "prototypes", "dictionary": "learned", "n_prototypes": 4, "temperature": 0.5,
     },
     "substitute": {"route": "substitute", "weight": 0.3},
-    "substitute, three levels": {"route": "substitute", "n_levels": 3, "weight": 1},
+    "substitute, weight 1": {"route": "substitute", "weight": 1},
     "substitute, proxies": {"route": "substitute", "proxies": ("site",)},
     "ipw": {"route": "ipw"},
     "ipw, proxies": {"route": "ipw", "proxies": ("site",), "clip": 2.0},

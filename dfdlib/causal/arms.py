@@ -132,20 +132,20 @@ def read_columns(
     return pd.Series(values, name=y.name), _covariates(data, adjust, len(y))
 
 
-def together(data: Any, **given: Any) -> tuple[pd.DataFrame | None, list[Any]]:
+def together(data: Any, **columns: Any) -> tuple[pd.DataFrame | None, list[Any]]:
     """Read a table, or bring arrays into one order by their labels."""
     if data is None:
-        there = {what: value for what, value in given.items() if value is not None}
+        there = {what: value for what, value in columns.items() if value is not None}
         named = {what: value for what, value in there.items() if isinstance(value, str)}
         rows = same_order(**{what: value for what, value in there.items() if what not in named})
-        return None, [{**named, **rows}.get(what) for what in given]
+        return None, [{**named, **rows}.get(what) for what in columns]
     table = plain(data, "the table")
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
             f"fit takes a table first, got a {type(data).__name__}. Pass a DataFrame and the names "
             f"of its columns, or arrays by name: fit(outcome=y, treatment=t, adjust=z)."
         )
-    return table, list(given.values())
+    return table, list(columns.values())
 
 
 def missing_outcome(values: np.ndarray) -> np.ndarray:
@@ -246,9 +246,9 @@ def _covariates(data: pd.DataFrame | None, adjust: Any, n: int) -> pd.DataFrame:
             _once(data[name], name)
         return _settled(data[names].reset_index(drop=True))
     if isinstance(adjust, str | Mapping):
-        given = f"the word {adjust!r}" if isinstance(adjust, str) else "a dict"
+        kind = f"the word {adjust!r}" if isinstance(adjust, str) else "a dict"
         raise ValueError(
-            f"adjust is {given}, and no table was given. Pass fit(table, ...) with names of "
+            f"adjust is {kind}, and no table was given. Pass fit(table, ...) with names of "
             f"columns, or an array or a DataFrame with one row per patient."
         )
     if isinstance(adjust, pd.DataFrame | pd.Series):
@@ -351,13 +351,13 @@ def _check_graph(
         check_adjustment(graph, treatment, outcome, set(covariates))
         return
     check_name(outcome, indicators(graph), "variable with an indicator in the graph")
-    given = frozenset(covariates)
-    known = conditioned(graph, given)
+    adjusted = frozenset(covariates)
+    known = conditioned(graph, adjusted)
     stays = [p for p in walk(graph, outcome, indicators(graph)[outcome], known) if p.open]
     if stays:
         path = min(stays, key=lambda p: (len(p.nodes), p.nodes))
         raise ValueError(
-            f"adjusting for {spell(given)} leaves {path.text} open: {outcome} is not missing at "
+            f"adjusting for {spell(adjusted)} leaves {path.text} open: {outcome} is not missing at "
             f"random given these, and its mean is not recovered this way."
         )
 
@@ -373,8 +373,8 @@ def check_model(model: Any, names: tuple[str, ...], role: str) -> None:
     if isinstance(model, str):
         check_name(model, names, f"choice for {role}")
     elif not hasattr(model, "fit"):
-        given = f"a {type(model).__name__}"
-        raise ValueError(f"{role} must be one of {', '.join(names)} or have fit, got {given}.")
+        kind = f"a {type(model).__name__}"
+        raise ValueError(f"{role} must be one of {', '.join(names)} or have fit, got {kind}.")
 
 
 def cells(arms: Arms, values: np.ndarray, codes: np.ndarray, n_strata: int) -> np.ndarray:

@@ -119,12 +119,12 @@ def levels(value: Any, what: str) -> np.ndarray:
     return np.array(array)
 
 
-def same_order(**given: Any) -> dict[str, Any]:
+def same_order(**columns: Any) -> dict[str, Any]:
     """Bring rows that have labels into one order: that of the first object with an index.
 
     Args:
-        **given: Columns and tables that belong together, row by row. Those without an index (numpy,
-            torch, lists) stay as they are.
+        **columns: Columns and tables that belong together, row by row. Those without an index
+            (numpy, torch, lists) stay as they are.
 
     Returns:
         The same, as numpy or pandas, without copies where the order was the same.
@@ -138,13 +138,13 @@ def same_order(**given: Any) -> dict[str, Any]:
         >>> same_order(outcome=y, treatment=y.iloc[::-1])["treatment"].tolist()
         [1, 2]
     """
-    read = {what: plain(value, what) for what, value in given.items()}
-    labelled = [what for what in given if has_labels(given[what], read[what])]
+    read = {what: plain(value, what) for what, value in columns.items()}
+    labelled = [what for what in columns if has_labels(columns[what], read[what])]
     for what in labelled[1:]:
-        first, index, own = labelled[0], read[labelled[0]].index, read[what].index
-        if len(index) != len(own) or index.equals(own):
+        first, index, other = labelled[0], read[labelled[0]].index, read[what].index
+        if len(index) != len(other) or index.equals(other):
             continue  # other lengths have a refusal of their own
-        refuse_other_labels(what, own, first, index)
+        refuse_other_labels(what, other, first, index)
         unlabelled = [w for w, v in read.items() if w not in labelled and np.size(v)]
         if unlabelled:
             raise ValueError(

@@ -289,9 +289,9 @@ def _minimal(
     candidates: frozenset[str], valid: Callable[[frozenset[str]], bool]
 ) -> Iterator[frozenset[str]]:
     """Valid sets that contain no smaller valid set, by size, then by name."""
-    found: list[frozenset[str]] = []
+    minimal: list[frozenset[str]] = []
     for size in range(len(candidates) + 1):
         for chosen in map(frozenset, combinations(sorted(candidates), size)):
-            if not any(smaller <= chosen for smaller in found) and valid(chosen):
-                found.append(chosen)
+            if not any(smaller <= chosen for smaller in minimal) and valid(chosen):
+                minimal.append(chosen)
                 yield chosen

@@ -53,8 +53,8 @@ def rubin(values: npt.ArrayLike, variances: npt.ArrayLike) -> Pooled:
         >>> round(pooled.value, 3), round(pooled.variance, 3), round(pooled.df, 3)
         (2.0, 1.833, 3.781)
     """
-    given = same_order(values=values, variances=variances)
-    q, u = (numbers(each, what).astype(float) for what, each in given.items())
+    columns = same_order(values=values, variances=variances)
+    q, u = (numbers(each, what).astype(float) for what, each in columns.items())
     m = q.size
     if q.shape != u.shape or q.ndim != 1 or m < 2 or np.isnan(q).any() or not (u >= 0).all():
         raise ValueError(

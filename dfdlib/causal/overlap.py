@@ -120,8 +120,8 @@ def gaps(arms: Arms, e: np.ndarray) -> pd.DataFrame:
 
 def warn_of_gaps(arms: Arms, e: np.ndarray, *, stacklevel: int) -> None:
     """Point out the clearest gap that a smooth propensity passes over."""
-    found = gaps(arms, e)
-    clear = found[(found["chance"] * len(found) < DOUBT) & (found["rows"] >= SHARE * len(arms))]
+    empty = gaps(arms, e)
+    clear = empty[(empty["chance"] * len(empty) < DOUBT) & (empty["rows"] >= SHARE * len(arms))]
     if clear.empty:
         return
     worst = clear.loc[clear["expected"].idxmax()]

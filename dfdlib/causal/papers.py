@@ -213,10 +213,10 @@ def _effect_of_adjusting(graph: nx.DiGraph) -> dict[str, Any]:
     }
 
 
-def _independence(graph: nx.DiGraph, a: str, b: str, given: frozenset[str]) -> str:
-    if d_separated(graph, a, b, given):
+def _independence(graph: nx.DiGraph, a: str, b: str, known: frozenset[str]) -> str:
+    if d_separated(graph, a, b, known):
         return "independent"
-    opened = (path for path in walk(graph, a, b, given) if path.open)
+    opened = (path for path in walk(graph, a, b, known) if path.open)
     return f"{min(opened, key=lambda p: (len(p.nodes), p.nodes)).text} is open"
 
 

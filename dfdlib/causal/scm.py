@@ -196,10 +196,10 @@ class SCM:
         return draw(self.graph, ax, positions=layout(self._untouched))
 
     def _named(self, names: Any) -> frozenset[str]:
-        found = as_set(names)
-        for name in sorted(found):
+        nodes = as_set(names)
+        for name in sorted(nodes):
             check_name(name, self._mechanisms, "node")
-        return found
+        return nodes
 
     def _sorted_nodes(self) -> list[str]:
         graph = self.graph

@@ -18,10 +18,10 @@ def as_set(names: str | Iterable[str]) -> frozenset[str]:
 
 def node_set(graph: nx.DiGraph, names: str | Iterable[str]) -> frozenset[str]:
     """Read names of nodes and refuse what the graph does not have."""
-    found = as_set(names)
-    for name in sorted(found):
+    nodes = as_set(names)
+    for name in sorted(nodes):
         check_name(name, graph.nodes, "node")
-    return found
+    return nodes
 
 
 def marked(graph: nx.DiGraph, mark: str) -> frozenset[str]:
@@ -121,10 +121,10 @@ class Path:
         return "<-" not in self.text
 
 
-def walk(graph: nx.DiGraph, x: str, y: str, given: frozenset[str]) -> Iterator[Path]:
+def walk(graph: nx.DiGraph, x: str, y: str, known: frozenset[str]) -> Iterator[Path]:
     """Every path between two nodes, judged by the three rules of d-separation."""
     # A collider opens when it, or something that it causes, is known.
-    opened = given.union(*(nx.ancestors(graph, node) for node in given))
+    opened = known.union(*(nx.ancestors(graph, node) for node in known))
     for nodes in nx.all_simple_paths(graph.to_undirected(as_view=True), x, y):
         forward = [graph.has_edge(a, b) for a, b in pairwise(nodes)]
         arrows = ["->" if f else "<-" for f in forward]
@@ -132,7 +132,7 @@ def walk(graph: nx.DiGraph, x: str, y: str, given: frozenset[str]) -> Iterator[P
         for node, into, out in zip(nodes[1:-1], forward[:-1], forward[1:], strict=True):
             kind = "collider" if into and not out else "fork" if out and not into else "chain"
             kinds.append(kind)
-            if (node not in opened) if kind == "collider" else (node in given):
+            if (node not in opened) if kind == "collider" else (node in known):
                 blocks.append(node)
         text = " ".join([nodes[0], *(f"{a} {n}" for a, n in zip(arrows, nodes[1:], strict=True))])
         yield Path(tuple(nodes), text, tuple(kinds), tuple(blocks))
@@ -143,12 +143,12 @@ def conditioned(graph: nx.DiGraph, given: str | Iterable[str]) -> frozenset[str]
     return node_set(graph, given) | marked(graph, "selection")
 
 
-def check_query(graph: nx.DiGraph, x: str, y: str, given: frozenset[str]) -> None:
+def check_query(graph: nx.DiGraph, x: str, y: str, known: frozenset[str]) -> None:
     """Refuse a cyclic graph, unknown or equal ends, and an end that is conditioned on."""
     check_acyclic(graph)
     for node in (x, y):
         check_name(node, graph.nodes, "node")
-        if node in given:
+        if node in known:
             raise ValueError(
                 f"{node!r} is both an end of the paths and conditioned on: take it out of the "
                 f"given set (a selection node is always in it)."
@@ -188,17 +188,17 @@ def paths(graph: nx.DiGraph, x: str, y: str, given: str | Iterable[str] = ()) ->
     """
     known = conditioned(graph, given)
     check_query(graph, x, y, known)
-    found = sorted(walk(graph, x, y, known), key=lambda p: (len(p.nodes), p.nodes))
+    ordered = sorted(walk(graph, x, y, known), key=lambda p: (len(p.nodes), p.nodes))
     return pd.DataFrame(
         {
-            "path": [p.text for p in found],
+            "path": [p.text for p in ordered],
             "kind": [
                 ", ".join(f"{n} {k}" for n, k in zip(p.nodes[1:-1], p.kinds, strict=True))
                 or "direct"
-                for p in found
+                for p in ordered
             ],
-            "open": pd.Series([p.open for p in found], dtype=bool),
-            "blocked_by": [", ".join(p.blocked_by) for p in found],
+            "open": pd.Series([p.open for p in ordered], dtype=bool),
+            "blocked_by": [", ".join(p.blocked_by) for p in ordered],
         }
     )
 

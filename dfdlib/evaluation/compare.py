@@ -142,7 +142,8 @@ def compare(
     ]
     tested = frame["low"].notna().to_numpy()
     frame["p"] = [
-        _p_value(row) if test else math.nan for row, test in zip(draws, tested, strict=True)
+        two_sided_p_value(row) if test else math.nan
+        for row, test in zip(draws, tested, strict=True)
     ]
     frame["p_holm"], levels = holm(frame["p"].to_numpy(), alpha)
     reached = levels + 1e-9 >= 2 / (np.isfinite(draws).sum(axis=1) + 1)
@@ -313,7 +314,8 @@ def _ends(draws: Float[np.ndarray, " b"], sure: bool, alpha: float) -> tuple[flo
     return (0.0, 0.0) if sure and len(draws) else interval(draws, alpha)
 
 
-def _p_value(draws: Float[np.ndarray, " b"]) -> float:
+def two_sided_p_value(draws: Float[np.ndarray, " b"]) -> float:
+    """Twice the share of bootstrap draws on the rarer side of zero, and never zero itself."""
     draws = draws[~np.isnan(draws)]
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     return min(1.0, 2 * (1 + int(tail)) / (len(draws) + 1))

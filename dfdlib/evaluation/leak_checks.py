@@ -53,13 +53,13 @@ def patients(cohort: Cohort, others: tuple[Cohort, ...]) -> Finding:
 
 def equal_rows(train: Cohort, test: Cohort) -> Finding:
     """Count the rows to test on that training holds too, under whichever name."""
-    seen = set(_fingerprints(train).tolist())
-    twice = sum(row in seen for row in _fingerprints(test).tolist())
+    seen = set(fingerprints(train).tolist())
+    twice = sum(row in seen for row in fingerprints(test).tolist())
     note = "of the rows to test on are equal to one to train on"
     return Finding("equal rows", "look" if twice else "ok", note, twice)
 
 
-def _fingerprints(cohort: Cohort) -> np.ndarray:
+def fingerprints(cohort: Cohort) -> np.ndarray:
     """A number per row that is equal where all values are; rows with nothing are left out."""
     totals = []
     for batch in cohort.batches(4096):

@@ -23,6 +23,8 @@ from dfdlib.evaluation.leak_checks import (
 )
 from dfdlib.evaluation.predict import FitPredict, checked, refuse_no_cohort
 from dfdlib.evaluation.tabular import tabular
+from dfdlib.models.encoders import Fitted
+from dfdlib.models.method import ForgetsRare
 
 
 def audit_leaks(
@@ -193,7 +195,7 @@ def _scalers(model: nn.Module | None, train: Cohort) -> Finding:
     other = [
         name
         for name, encoder in encoders.items()
-        if name in train.x and hasattr(encoder, "fit") and not _refits(encoder, train, name)
+        if name in train.x and isinstance(encoder, Fitted) and not _refits(encoder, train, name)
     ]
     whose = "other than those of training: " if other else "those of training"
     note = whose + ", ".join(other)
@@ -207,7 +209,7 @@ def _refits(encoder: Any, train: Cohort, name: str) -> bool:
     if _alike(encoder, again):
         return True
     for module in again.modules():  # a model that was saved has forgotten what is rare
-        if hasattr(module, "forget_rare"):
+        if isinstance(module, ForgetsRare):
             module.forget_rare()
     return _alike(encoder, again)
 

@@ -21,7 +21,7 @@ Baseline = Literal["logistic regression", "gradient boosting"]
 
 
 def tabular(
-    estimator: Baseline | ClassifierMixin, *, flags: bool = False, seed: int = 0
+    estimator: Baseline | str | ClassifierMixin, *, flags: bool = False, seed: int = 0
 ) -> FitPredict:
     """Make a baseline: a scikit-learn classifier on a cohort's vectors and categoricals.
 

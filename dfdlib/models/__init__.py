@@ -1,13 +1,14 @@
 """Backbones, methods and heads."""
 
 from dfdlib.models.additive import Invariant, Substitute
+from dfdlib.models.backbone import Backbone
 from dfdlib.models.baselines import CORAL, IRM, VREx
 from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.dfd import DFD
 from dfdlib.models.encoders import CodeBag
 from dfdlib.models.grape import GRAPE
 from dfdlib.models.group_dro import GroupDRO
-from dfdlib.models.heads import Deconfounder, Linear
+from dfdlib.models.heads import Deconfounder, Head, Linear
 from dfdlib.models.lff import LfF
 from dfdlib.models.m3care import M3Care
 from dfdlib.models.method import Method, Stage
@@ -24,11 +25,13 @@ __all__ = [
     "IRM",
     "MUSE",
     "NWGM",
+    "Backbone",
     "Classifier",
     "CodeBag",
     "Deconfounder",
     "Dropout",
     "GroupDRO",
+    "Head",
     "Invariant",
     "InverseProbability",
     "LfF",

@@ -223,7 +223,6 @@ class Substitute(Additive):
         weight: of the penalty, :math:`\lambda`.
         momentum: of the moving means in the penalty.
         subtract: whether the trace is subtracted after training.
-        n_levels: levels of the latent confounder.
         proxies: covariates or groups of the training part that tell what drove the mask; no model
             input, and not needed at prediction.
         n_patterns: see `Route`.
@@ -241,15 +240,13 @@ class Substitute(Additive):
         weight: float | int = 0.3,
         momentum: float | int = 0.9,
         subtract: bool = True,
-        n_levels: int = 2,
         proxies: Sequence[str] = (),
         n_patterns: int = 256,
     ) -> None:
         super().__init__(weight=weight, momentum=momentum, subtract=subtract, n_patterns=n_patterns)
-        check_option("n_levels", n_levels, lambda value: value >= 2, "2 or more")
         check_proxies(proxies)
-        self.n_levels, self.proxies = n_levels, proxies
-        self.levels = LatentClasses(n_levels=n_levels)
+        self.proxies = proxies
+        self.levels = LatentClasses()
 
     def find_strata(self, train: Cohort) -> None:
         """Fit the latent classes."""

@@ -1,6 +1,8 @@
-"""What every backbone shares: the protocol, edge weights per layer, batches over all processes."""
+"""What every backbone shares: the base class, edge weights per layer, batches of all processes."""
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -36,24 +38,117 @@ EdgeWeight = Tensor | list[Tensor | None] | None
 LEAST = 10
 
 
-class Backbone(Protocol):
-    """Any module with this `forward` is a backbone; a user's own works like those of the library.
+class Backbone(nn.Module, ABC):
+    """What a method asks of a backbone: `forward`, and methods that do nothing unless overridden.
 
-    Two methods are optional. `build(n_modalities)` is called once by the method that owns the
-    backbone. `fix_states(stream)` is called after training epochs for backbones whose states depend
-    on other patients (see `dfdlib.models.GRAPE.fix_states`).
+    A module of a user's own need not be built on this class: whatever it lacks is answered by the
+    defaults below, see `adapted`.
+
+    Attributes:
+        d: width of the embedding; every backbone sets it.
+        n_layers: layers that take an edge weight each, for `DFD` with its gate on the first.
+
+    Example:
+        >>> class Mean(Backbone):
+        ...     d = 8
+        ...     def forward(self, tokens, observed, weight=None):
+        ...         return (tokens * observed[..., None]).mean(1)
+        >>> Mean()(torch.ones(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)).shape
+        torch.Size([4, 8])
     """
 
     d: int
 
-    def __call__(
+    @abstractmethod
+    def forward(
         self,
         tokens: Float[Tensor, "n m d"],
         observed: Bool[Tensor, "n m"],
         weight: EdgeWeight = None,
     ) -> Float[Tensor, "n d"]:
-        """Embed each patient."""
-        ...
+        """Embed each patient; `weight` scales what each patient-modality edge sends."""
+
+    def build(self, n_modalities: int) -> None:
+        """Make what depends on the number of modalities; the method that owns it calls this."""
+
+    def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor, EdgeWeight]]]) -> None:
+        """Fix what depends on other patients, after training epochs; see `GRAPE.fix_states`.
+
+        Args:
+            stream: gives (tokens, observed, weight) batch by batch, each time it is called.
+        """
+
+    def embed_for_training(
+        self,
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        weight: EdgeWeight = None,
+    ) -> tuple[Float[Tensor, "n d"], Mapping[str, Any]]:
+        """Give what `forward` gives, and what of it `auxiliary` takes by keyword: here nothing."""
+        return self(tokens, observed, weight), {}
+
+    def auxiliary(
+        self,
+        h: Float[Tensor, "n d"],
+        tokens: Float[Tensor, "n m d"],
+        observed: Bool[Tensor, "n m"],
+        y: Tensor,
+        weight: EdgeWeight = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Terms of its own that join the loss, by name; h is the embedding of the same tokens."""
+        del h, tokens, observed, y, weight
+        return {}
+
+
+Base = TypeVar("Base")
+
+
+class Adapted:
+    """A module that is built on no class of this library, with a base class's defaults beside it.
+
+    It holds no weights and no method keeps it, so weights have the names that the module gives
+    them, and a model is saved with the module itself.
+    """
+
+    def __init__(self, module: nn.Module, base: type) -> None:
+        self.module, self.base = module, base
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the module."""
+        return self.module(*inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(self.module, name):
+            return getattr(self.module, name)
+        # the default may ask for methods that the module has, so it gets both
+        return getattr(self.base, name).__get__(self)
+
+
+def adapted(module: nn.Module, base: Callable[..., Base]) -> Base:
+    """Give a module of any kind the methods of `Backbone` or `Head` (the one adapter there is).
+
+    Args:
+        module: one that is built on the base class, which is given back as it is, or any other with
+            `forward` and those of the base class's methods that it wants.
+        base: the base class.
+
+    Example:
+        >>> backbone = adapted(nn.Identity(), Backbone)  # which knows nothing of backbones
+        >>> backbone.build(3) is None, backbone.training  # a default, and its own
+        (True, True)
+    """
+    whole = isinstance(module, cast(type, base))
+    return cast(Base, module if whole else Adapted(module, cast(type, base)))
+
+
+def is_default(method: Callable[..., Any], default: Callable[..., Any]) -> bool:
+    """Whether a method of a module is the default of its base class.
+
+    Example:
+        >>> is_default(adapted(nn.Identity(), Backbone).auxiliary, Backbone.auxiliary)
+        True
+    """
+    return getattr(method, "__func__", None) is default
 
 
 def per_layer(weight: EdgeWeight, n_layers: int) -> list[Tensor | None]:
@@ -80,12 +175,6 @@ def per_layer(weight: EdgeWeight, n_layers: int) -> list[Tensor | None]:
             "Pass one entry per layer (None = 1), or one tensor for all layers."
         )
     return [w.unsqueeze(-1) if w is not None and w.ndim == 2 else w for w in weights]
-
-
-def optional(module: nn.Module, method: str, *args: object, **kwargs: object) -> Any:
-    """Call a method of a protocol's optional part where the module has it, else give None."""
-    function = getattr(module, method, None)
-    return None if function is None else function(*args, **kwargs)
 
 
 def batch_sum(total: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The plain method: encoders, backbone and head, trained by empirical risk minimisation."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.data import Batch, Cohort, Schema
-from dfdlib.models.backbone import optional
-from dfdlib.models.encoders import check_module, check_schema, make_encoders
-from dfdlib.models.heads import Linear
+from dfdlib.models.backbone import Backbone, adapted, is_default
+from dfdlib.models.encoders import Fitted, check_module, check_schema, make_encoders
+from dfdlib.models.heads import Head, Linear
 from dfdlib.models.method import Method, cross_entropy, probabilities
 
 
@@ -25,6 +26,7 @@ class Step(NamedTuple):
         observed: which modalities the network was shown, (n, m); the head may have hidden some.
         y: labels, NaN where missing: (n,), or (n, labels) if multi-label.
         batch: the batch itself, for whose rows they are and their groups.
+        shared: what the backbone computed of the tokens and its own terms read again, by name.
 
     Example:
         >>> from dfdlib.models import GRAPE
@@ -44,6 +46,7 @@ class Step(NamedTuple):
     observed: Bool[Tensor, "n m"]
     y: Tensor
     batch: Batch
+    shared: Mapping[str, Any] = MappingProxyType({})
 
 
 class Classifier(Method):
@@ -56,10 +59,12 @@ class Classifier(Method):
     logit per label, for several classes the softmax.
 
     Args:
-        backbone: a module with `forward(tokens, observed, weight=None)` and an attribute `d`.
+        backbone: a module with `forward(tokens, observed, weight=None)` and an attribute `d`; what
+            else it may have says `Backbone`.
         schema: `cohort.schema` of the data that the model is for.
         encoders: modules that replace the default encoder of the modalities named.
-        head: a head (see `dfdlib.models.heads.Linear`, the default).
+        head: a module with `forward(h, observed)`, `Linear` by default; what else it may have says
+            `Head`.
         flags: whether encoders are told which features were observed.
         dropout: dropout rate in the default encoders.
 
@@ -79,6 +84,14 @@ class Classifier(Method):
 
     d: int
     seen: Tensor
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "represent" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} overrides represent, which is not what it would be trained by. "
+                "Override represent_for_training, which gives (h, {}); represent follows it."
+            )
 
     def __init__(
         self,
@@ -113,8 +126,8 @@ class Classifier(Method):
             schema, d=self.d, flags=flags, dropout=dropout, encoders=encoders
         )
         self.head = Linear() if head is None else head
-        optional(self.backbone, "build", len(schema.names))
-        optional(self.head, "build", d=self.width, n_outputs=schema.n_outputs)
+        adapted(self.backbone, Backbone).build(len(schema.names))
+        adapted(self.head, Head).build(d=self.width, n_outputs=int(schema.n_outputs or 1))
         self.register_buffer("prepared", torch.tensor(False))
         self.register_buffer("seen", torch.ones(len(schema.names), dtype=torch.bool))
 
@@ -126,12 +139,12 @@ class Classifier(Method):
     def prepare(self, train: Cohort) -> None:
         """Fit scalers, vocabularies and what the head wants to know on the training part."""
         for name, encoder in self.encoders.items():
-            flags = train.x_observed.get(name)
-            optional(encoder, "fit", train.x[name], flags)
+            if isinstance(encoder, Fitted):
+                encoder.fit(train.x[name], train.x_observed.get(name))
         if train.names != self.schema.names:  # a head reads columns, not names
             train = train.select(modalities=list(self.schema.names))
         self.seen.copy_(train.observed.any(0))
-        optional(self.head, "prepare", train)
+        adapted(self.head, Head).prepare(train)
         self.prepared.fill_(True)
 
     def fix_states(self, batches: Callable[[], Iterable[Batch]]) -> None:
@@ -148,8 +161,8 @@ class Classifier(Method):
         training = self.training
         self.eval()
         with torch.no_grad():
-            optional(self.backbone, "fix_states", stream)
-            optional(self.head, "fix_states", embeddings)
+            adapted(self.backbone, Backbone).fix_states(stream)
+            adapted(self.head, Head).fix_states(embeddings)
         self.train(training)
 
     def tokens(self, batch: Batch) -> tuple[Float[Tensor, "n m d"], Bool[Tensor, "n m"]]:
@@ -203,7 +216,16 @@ class Classifier(Method):
         self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
     ) -> Float[Tensor, "n w"]:
         """Embed each patient from the tokens; what the head reads."""
-        return self.backbone(tokens, observed)
+        return self.represent_for_training(tokens, observed)[0]
+
+    def represent_for_training(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> tuple[Float[Tensor, "n w"], Mapping[str, Any]]:
+        """Embed each patient; and what `backbone_terms` finds in `Step.shared`.
+
+        A method that embeds patients otherwise overrides this, and `represent` follows.
+        """
+        return adapted(self.backbone, Backbone).embed_for_training(tokens, observed)
 
     def logits(
         self, h: Float[Tensor, "n w"], observed: Bool[Tensor, "n m"]
@@ -232,13 +254,13 @@ class Classifier(Method):
         if y is None:
             raise ValueError("the batch has no labels, so there is no loss. Pass y= to Cohort.")
         if self.training:
-            hidden = optional(self.head, "mask", observed)
-            observed = observed if hidden is None else hidden
+            observed = adapted(self.head, Head).mask(observed)
         if not self.training:
             loss = cross_entropy(self.score(tokens, observed), y, task=self.task)
             return {"total": loss, "cross_entropy": loss}
-        h = self.represent(tokens, observed)
-        terms = self.terms(Step(h, self.logits(h, observed), tokens, observed, y, batch))
+        h, shared = self.represent_for_training(tokens, observed)
+        step = Step(h, self.logits(h, observed), tokens, observed, y, batch, shared)
+        terms = self.terms(step)
         return {"total": self.total(terms), **terms}
 
     def terms(self, step: Step) -> dict[str, Tensor]:
@@ -247,16 +269,18 @@ class Classifier(Method):
 
     def head_terms(self, step: Step, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Cross-entropy with the weights that the head gives (and another), and its penalty."""
-        by_pattern = optional(self.head, "sample_weight", step.observed)
-        by_row = optional(self.head, "row_weight", step.batch.index)
+        head = adapted(self.head, Head)
+        by_pattern = head.sample_weight(step.observed)
+        by_row = head.row_weight(step.batch.index)
         loss = cross_entropy(step.logits, step.y, by_pattern, by_row, weight, task=self.task)
-        penalty = optional(self.head, "penalty", step.h, step.observed, step.y)
+        penalty = head.penalty(step.h, step.observed, step.y)
         return {"cross_entropy": loss} | ({} if penalty is None else {"penalty": penalty})
 
     def backbone_terms(self, step: Step) -> dict[str, Tensor]:
         """What the backbone adds to the loss, such as MUSE's contrast; most add nothing."""
-        h, _, tokens, observed, y, _ = step
-        return optional(self.backbone, "auxiliary", h, tokens, observed, y, None) or {}
+        h, _, tokens, observed, y, _, shared = step
+        backbone = adapted(self.backbone, Backbone)
+        return backbone.auxiliary(h, tokens, observed, y, None, **shared)
 
     def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Put the terms together: their sum."""
@@ -279,7 +303,8 @@ class Classifier(Method):
         Raises:
             ValueError: if the head explains nothing.
         """
-        if not hasattr(self.head, "explain"):
+        head = adapted(self.head, Head)
+        if is_default(head.explain, Head.explain):
             raise ValueError(
                 f"{type(self.head).__name__} has nothing to explain. Make the model with "
                 "head=Deconfounder(route='stratified')."
@@ -289,7 +314,7 @@ class Classifier(Method):
         self.eval()
         tokens, observed = self.tokens(batch)
         h = self.represent(tokens, observed)
-        table = self.head.explain(h, observed, names=self.schema.names)  # type: ignore[operator]
+        table = head.explain(h, observed, names=self.schema.names)
         self.train(training)
         table["row"] = batch.index.cpu().numpy()[table["row"]]
         return table

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.errors import unknown
 from dfdlib.losses import RelativeDifficulty, gce, swap
-from dfdlib.models.backbone import EdgeWeight, batch_rows, optional
+from dfdlib.models.backbone import Backbone, EdgeWeight, adapted, batch_rows, is_default
 from dfdlib.models.classifier import Classifier, Step
 from dfdlib.models.dfd_parts import (
     Alignment,
@@ -25,6 +25,7 @@ from dfdlib.models.dfd_parts import (
 )
 from dfdlib.models.environments import Environments
 from dfdlib.models.gate import Gate, GateLayers, GateName, edges
+from dfdlib.models.heads import Head
 from dfdlib.models.memory import Memory, Rule
 from dfdlib.models.method import Stage, cross_entropy, difficulty_weight, probabilities
 
@@ -219,11 +220,15 @@ class DFD(Classifier):
             (self.bias_backbone, tokens, edges(1 - tau, n_layers=self.n_layers)),
         ]
 
-    def represent(
+    def represent_for_training(
         self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
-    ) -> Float[Tensor, "n w"]:
-        """[H_c ; H_b] of each patient."""
-        return torch.cat([net(t, observed, w) for net, t, w in self.streams(tokens)], dim=1)
+    ) -> tuple[Float[Tensor, "n w"], Mapping[str, Any]]:
+        """[H_c ; H_b] of each patient; and what each stream hands on."""
+        (h_c, causal), (h_b, bias) = (
+            adapted(net, Backbone).embed_for_training(read, observed, weight)
+            for net, read, weight in self.streams(tokens)
+        )
+        return torch.cat([h_c, h_b], dim=1), {"causal": causal, "bias": bias}
 
     def heads_read(self, h_c: Tensor, h_b: Tensor) -> tuple[Tensor, Tensor]:
         """What f_c and f_b read: each with no gradient to the other's stream."""
@@ -239,7 +244,7 @@ class DFD(Classifier):
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         """The terms of the loss by name, each before its weight."""
-        h, logits, tokens, observed, y, batch = step
+        h, logits, tokens, observed, y, batch, shared = step
         h_c, h_b = h.chunk(2, dim=1)
         z_c, z_b = self.heads_read(h_c, h_b)
         bias_logits = self.bias_head(z_b)
@@ -262,12 +267,14 @@ class DFD(Classifier):
             alone = self.head(torch.cat([h_c, centre], dim=1), observed)
             terms["alone"] = cross_entropy(alone, y, weight, task=self.task)
             terms["votes"] = self.alignment.loss(tokens, observed, y)
-        if hasattr(self.backbone, "auxiliary"):
+        if not is_default(adapted(self.backbone, Backbone).auxiliary, Backbone.auxiliary):
             # each stream is a whole copy of the backbone, with terms of its own
-            parts = zip(("", "bias_"), (h_c, h_b), self.streams(tokens), strict=True)
-            for prefix, h_k, (net, read, edge) in parts:
-                added = net.auxiliary(h_k, read, observed, y, edge)  # type: ignore[operator]
-                terms |= {f"{prefix}{name}": term for name, term in added.items()}
+            names, prefixes = ("causal", "bias"), ("", "bias_")
+            parts = zip(names, prefixes, (h_c, h_b), self.streams(tokens), strict=True)
+            for name, prefix, h_k, (net, read, edge) in parts:
+                stream, reused = adapted(net, Backbone), shared.get(name, {})
+                added = stream.auxiliary(h_k, read, observed, y, edge, **reused)
+                terms |= {f"{prefix}{key}": term for key, term in added.items()}
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
@@ -343,10 +350,10 @@ class DFD(Classifier):
 
         training = self.training
         self.eval()
-        optional(self.backbone, "fix_states", lambda: stream(0))
-        optional(self.bias_backbone, "fix_states", lambda: stream(1))
+        adapted(self.backbone, Backbone).fix_states(lambda: stream(0))
+        adapted(self.bias_backbone, Backbone).fix_states(lambda: stream(1))
         rows = self.kept.fix(labelled()) if whole else None
-        optional(self.head, "fix_states", embeddings)
+        adapted(self.head, Head).fix_states(embeddings)
         measured: dict[str, float] = {}
         if rows is not None:
             if self.environment is not None:

@@ -1,13 +1,12 @@
 """Encoders: one raw modality in, one token per patient out.
 
 An encoder is any module with `forward(values, flags) -> (n, d)`; `flags` says which features were
-observed (None where the modality's kind has no feature mask, as for series and codes). If it has a
-`fit(values, flags)`, `fit` calls it once with the training part: that is where scalers and
-vocabularies come from.
+observed (None where the modality's kind has no feature mask, as for series and codes). One that
+reads scalers or a vocabulary off the training part is `Fitted`, too.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
@@ -19,6 +18,19 @@ from dfdlib.models.backbone import LEAST
 from dfdlib.models.series import SeriesGRU, lookup, owners
 
 Pool = Literal["mean", "sum", "tfidf"]
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An encoder with scalers, or a vocabulary, of the training part.
+
+    Example:
+        >>> isinstance(CodeBag(d=8), Fitted), isinstance(nn.Identity(), Fitted)
+        (True, False)
+    """
+
+    def fit(self, values: Any, flags: Any, /) -> None:
+        """Read off the training part what is needed; called once, by `fit`."""
 
 
 class CodeBag(nn.Module):
@@ -263,13 +275,13 @@ class CategoricalEncoder(nn.Module):
 
     def fit(self, values: Int[Tensor, "n k"], flags: Bool[Tensor, "n k"]) -> None:
         """Collect the vocabulary of each column and make the embedding table of its size."""
-        found = [v[f].unique(return_counts=True) for v, f in zip(values.T, flags.T, strict=True)]
-        words = [levels for levels, _ in found]
+        columns = [v[f].unique(return_counts=True) for v, f in zip(values.T, flags.T, strict=True)]
+        words = [levels for levels, _ in columns]
         sizes = torch.tensor([0, *(len(w) for w in words)], device=values.device)
         self._resize(int(sizes.sum()))
         self.vocabulary.copy_(torch.cat(words))
         self.start.copy_(sizes.cumsum(0))
-        self.holders = torch.cat([count for _, count in found])
+        self.holders = torch.cat([count for _, count in columns])
 
     @torch.no_grad()
     def forget_rare(self) -> int:
@@ -380,8 +392,8 @@ def make_encoders(
         takes = "encoders= takes a dict of modules by modality"
         advice = f"Write encoders={{{schema.names[0]!r}: module}}"
         check_type(encoders, (Mapping, nn.ModuleDict), takes, advice)
-    given = dict(encoders or {})
-    unknown = sorted(set(given) - set(schema.names))
+    replaced = dict(encoders or {})
+    unknown = sorted(set(replaced) - set(schema.names))
     if unknown:
         raise ValueError(
             f"encoders names {', '.join(map(repr, unknown))}, which is no modality of the schema. "
@@ -396,8 +408,8 @@ def make_encoders(
         )
     for name in schema.names:
         kind = schema.kinds[name]
-        if name in given:
-            made[name] = given[name]
+        if name in replaced:
+            made[name] = replaced[name]
         elif kind in _ENCODERS:
             made[name] = _ENCODERS[kind](
                 n_features=schema.sizes[name][0], d=d, flags=flags, dropout=dropout

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from dfdlib.data import Batch, Cohort
 from dfdlib.errors import unknown
 from dfdlib.losses import gce
-from dfdlib.models.backbone import Resizable, batch_sum, optional
+from dfdlib.models.backbone import Resizable, adapted, batch_sum
+from dfdlib.models.heads import Head
 
 
 class Environments:
@@ -327,8 +328,8 @@ def _by_cell(tensors: list[Tensor], cell: Tensor, n_cells: int) -> list[Tensor]:
 def head_weight(head: nn.Module, observed: Tensor, batch: Batch) -> Float[Tensor, " n"]:
     """Weight that the head gives each patient's loss, 1 where it gives none."""
     weight = torch.ones(len(observed), device=observed.device)
-    for name, read in (("sample_weight", observed), ("row_weight", batch.index)):
-        factor = optional(head, name, read)
+    weigher = adapted(head, Head)
+    for factor in (weigher.sample_weight(observed), weigher.row_weight(batch.index)):
         weight = weight if factor is None else weight * factor
     return weight
 

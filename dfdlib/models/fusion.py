@@ -350,8 +350,8 @@ def mmvm(
     mean, log_variance = torch.where(there, mean, 0), torch.where(there, log_variance, 0)
     count = observed.sum(1).clamp(min=1).to(mean.dtype)
     shared = 0.0 if alpha == 1 else shared_kl(mean, log_variance, observed, count, regulariser, z)
-    own = 0.0 if alpha == 0 else (kl_standard(mean, log_variance) * observed).sum(1)
-    return (1 - alpha) * shared + alpha * own + mean.new_zeros(len(mean))
+    single = 0.0 if alpha == 0 else (kl_standard(mean, log_variance) * observed).sum(1)
+    return (1 - alpha) * shared + alpha * single + mean.new_zeros(len(mean))
 
 
 def shared_kl(
@@ -376,10 +376,10 @@ def shared_kl(
         raise ValueError("regulariser='mixture' needs a draw of each posterior. Pass z=")
     z = torch.where(observed.unsqueeze(-1), z, 0).unsqueeze(2)
     by_pair = log_density(z, mean.unsqueeze(1), log_variance.unsqueeze(1))
-    own = by_pair.diagonal(dim1=1, dim2=2)
+    same_view = by_pair.diagonal(dim1=1, dim2=2)
     # a row without any view would be the logarithm of nothing
     mixture = by_pair.masked_fill(
         ~observed.unsqueeze(1) & observed.any(1)[:, None, None], -torch.inf
     )
     mixture = mixture.logsumexp(2) - count.log().unsqueeze(1)
-    return torch.where(observed, own - mixture, 0).sum(1)
+    return torch.where(observed, same_view - mixture, 0).sum(1)

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dfdlib.models.backbone import EdgeWeight, batch_sum, per_layer
+from dfdlib.models.backbone import Backbone, EdgeWeight, batch_sum, per_layer
 
 
 class Grid:
     """Every patient-modality pair; what is not observed is silenced. Nothing is moved."""
 
     def __init__(self, observed: Bool[Tensor, "n m"], dtype: torch.dtype) -> None:
-        self.observed = observed
+        self.observed, self.dtype = observed, dtype
         self.mask = observed.unsqueeze(-1).to(dtype)
 
     def edges(self, values: Float[Tensor, "n m d"]) -> Float[Tensor, "n m d"]:
@@ -57,7 +57,7 @@ class Listed:
     """The observed pairs alone, one row each: less to compute, more to move."""
 
     def __init__(self, observed: Bool[Tensor, "n m"], dtype: torch.dtype) -> None:
-        self.observed = observed
+        self.observed, self.dtype = observed, dtype
         self.cell = observed.flatten().nonzero().squeeze(1)
         self.patient, modality = self.cell // observed.shape[1], self.cell % observed.shape[1]
         # few columns, so that products with it are cheaper than moving rows
@@ -105,6 +105,21 @@ def _maps(d_in: int, d_out: int, n: int) -> Any:
     return nn.ModuleList(nn.Linear(d_in, d_out) for _ in range(n))
 
 
+class Messages(NamedTuple):
+    """What one layer sends along every edge, before edge weights."""
+
+    to_patient: Tensor
+    to_modality: Tensor  # empty in the last layer, which sends nothing to modalities
+    from_edge: Tensor  # U e, of which the next layer's edges are made; empty in the last layer
+
+
+class FirstLayer(NamedTuple):
+    """The edges of a graph, and the messages of its first layer: what two views can share."""
+
+    cells: Cells
+    messages: Messages
+
+
 class _LayerState(NamedTuple):
     """What one layer leaves behind: patients' states, and what they sent to the modalities."""
 
@@ -113,7 +128,7 @@ class _LayerState(NamedTuple):
     message_count: Tensor  # (M, 1)
 
 
-class GRAPE(nn.Module):
+class GRAPE(Backbone):
     r"""Message passing between patients and modalities, written as operations on a grid.
 
     Source: You et al. 2020 (GRAPE, arXiv 2010.16418), in the patient-modality form of MUSE (Wu et
@@ -210,8 +225,21 @@ class GRAPE(nn.Module):
         weight: EdgeWeight = None,
     ) -> Float[Tensor, "n d"]:
         """Embed each patient from the tokens that were observed; see the class."""
+        return self.embed_from(self.first_layer(tokens, observed), weight)
+
+    def first_layer(
+        self, tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"]
+    ) -> FirstLayer:
+        """Compute what depends on no edge weight: the edges, and the first layer's messages."""
         self.build(tokens.shape[1])
-        *_, last = self._layers(tokens, observed, weight)
+        cells = self._cells(observed, tokens)
+        patient = tokens.new_ones(1, self.d)
+        edge = cells.edges(tokens)
+        return FirstLayer(cells, self._messages(0, edge, patient, self.modality_init, cells))
+
+    def embed_from(self, first: FirstLayer, weight: EdgeWeight = None) -> Float[Tensor, "n d"]:
+        """Embed each patient, given the messages of the first layer."""
+        *_, last = self._layers(first, weight)
         return last.patient
 
     @torch.no_grad()
@@ -225,8 +253,8 @@ class GRAPE(nn.Module):
         for layer in range(self.n_layers - 1):
             total = count = torch.zeros((), dtype=torch.double)
             for tokens, observed, weight in stream():
-                self.build(tokens.shape[1])
-                state = next(islice(self._layers(tokens, observed, weight), layer, None))
+                first = self.first_layer(tokens, observed)
+                state = next(islice(self._layers(first, weight), layer, None))
                 total = state.message_sum.double() + total.to(tokens.device)
                 count = state.message_count.double() + count.to(tokens.device)
             below = self.modality_init if layer == 0 else self.modality_states[layer - 1]
@@ -238,24 +266,28 @@ class GRAPE(nn.Module):
         q_mean, q_h = self.q[layer].weight.split(self.d, dim=1)
         return torch.relu(mean @ q_mean.T + (h @ q_h.T + self.q[layer].bias))
 
-    def _layers(
-        self, tokens: Tensor, observed: Tensor, weight: EdgeWeight
-    ) -> Iterator["_LayerState"]:
+    def _layers(self, first: FirstLayer, weight: EdgeWeight) -> Iterator[_LayerState]:
         """Run the layers one by one; the states after each."""
-        cells = self._cells(observed, tokens)
-        degree = observed.sum(1, keepdim=True).clamp(min=1).to(tokens.dtype)
-        count = observed.sum(0).unsqueeze(-1).to(tokens.dtype)
-        patient = tokens.new_ones(1, self.d)  # one row: every patient starts alike
+        cells, (to_patient, to_modality, from_edge) = first
+        degree = cells.observed.sum(1, keepdim=True).clamp(min=1).to(cells.dtype)
+        count = cells.observed.sum(0).unsqueeze(-1).to(cells.dtype)
+        patient = degree.new_ones(1, self.d)  # one row: every patient starts alike
         modality: Tensor = self.modality_init
-        edge = tokens
         for layer, scale in enumerate(per_layer(weight, self.n_layers)):
-            to_patient, to_modality, kept = self._messages(layer, edge, patient, modality, cells)
+            if layer:
+                u_patient, u_modality, _ = self.u[layer - 1].weight.split(self.d, dim=1)
+                from_patient = nn.functional.linear(patient, u_patient, self.u[layer - 1].bias)
+                from_modality = cells.of_modalities(modality @ u_modality.T)
+                edge = (from_edge + (cells.of_patients(from_patient) + from_modality)).relu_()
+                to_patient, to_modality, from_edge = self._messages(
+                    layer, edge, patient, modality, cells
+                )
             # DIFF: the description of DFD does not say by what a gated sum is divided: here by the
             # number of edges, as in the code of DisC, and not by the sum of the gates.
             mean = cells.to_patients(to_patient, scale) / degree
             if layer == self.n_layers - 1:
                 patient = self._update(layer, mean, patient)
-                yield _LayerState(patient, tokens.new_empty(0, self.d), count)
+                yield _LayerState(patient, to_patient.new_empty(0, self.d), count)
                 return
             message_sum = cells.to_modalities(to_modality, scale)
             if self.training:
@@ -266,10 +298,6 @@ class GRAPE(nn.Module):
             patient = self._update(layer, mean, patient)
             patient = nn.functional.dropout(patient, self.dropout, self.training)
             yield _LayerState(patient, message_sum, count)
-            u_patient, u_modality, _ = self.u[layer].weight.split(self.d, dim=1)
-            from_patient = nn.functional.linear(patient, u_patient, self.u[layer].bias)
-            from_modality = cells.of_modalities(modality @ u_modality.T)
-            edge = (kept + (cells.of_patients(from_patient) + from_modality)).relu_()
 
     def _cells(self, observed: Tensor, tokens: Tensor) -> Cells:
         """How edges are kept: here in the grid that they come in."""
@@ -277,21 +305,16 @@ class GRAPE(nn.Module):
 
     def _messages(
         self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor, cells: Cells
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What every edge says to its patient and to its modality, and U e; weights come later.
-
-        After the last layer nobody hears the modalities, so the last two are empty.
-        """
-        if layer == 0:
-            edge = cells.edges(edge)
+    ) -> Messages:
+        """What every edge sends to its patient and to its modality; weights come later."""
         # biases go into the small node terms, so that the edges are read and written less often
         w_node, w_edge = self.w[layer].weight.split(self.d, dim=1)
         from_edge = edge @ w_edge.T
         from_modality = nn.functional.linear(modality, w_node, self.w[layer].bias)
         from_modality = cells.of_modalities(from_modality)
         if layer == self.n_layers - 1:
-            return from_edge.add_(from_modality).relu_(), *edge.new_empty(2, 0)
+            return Messages(from_edge.add_(from_modality).relu_(), *edge.new_empty(2, 0))
         to_patient = (from_edge + from_modality).relu_()
         from_patient = nn.functional.linear(patient, w_node, self.w[layer].bias)
         to_modality = from_edge.add_(cells.of_patients(from_patient)).relu_()
-        return to_patient, to_modality, edge @ self.u[layer].weight[:, 2 * self.d :].T
+        return Messages(to_patient, to_modality, edge @ self.u[layer].weight[:, 2 * self.d :].T)

@@ -1,5 +1,6 @@
 """Heads: from a patient's embedding to logits."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -27,20 +28,77 @@ ROUTES: dict[str, type[Route]] = {
 }
 
 
-class Linear(nn.Module):
+class Head(nn.Module, ABC):
+    """What a method asks of a head: `forward`, and methods that change nothing unless overridden.
+
+    A module of a user's own need not be built on this class: whatever it lacks is answered by the
+    defaults below, see `dfdlib.models.backbone.adapted`.
+
+    Example:
+        >>> class Doubled(Head):
+        ...     def forward(self, h, observed):
+        ...         return 2 * h
+        ...     def penalty(self, h, observed, y):
+        ...         return h.square().mean()
+        >>> Doubled()(torch.ones(2, 1), torch.ones(2, 3, dtype=torch.bool)).tolist()
+        [[2.0], [2.0]]
+    """
+
+    @abstractmethod
+    def forward(
+        self, h: Float[Tensor, "n d"], observed: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n k"]:
+        """Map embeddings to logits."""
+
+    def build(self, *, d: int, n_outputs: int) -> None:
+        """Make what depends on these sizes; the method that owns the head calls this once."""
+
+    def prepare(self, train: Cohort) -> None:
+        """Read off the training part what the head needs; `fit` calls this before it trains."""
+
+    def mask(self, observed: Bool[Tensor, "n m"]) -> Bool[Tensor, "n m"]:
+        """What the backbone is shown in training: here all that was observed."""
+        return observed
+
+    def sample_weight(self, observed: Bool[Tensor, "n m"]) -> Float[Tensor, " n"] | None:
+        """Weight of each patient's loss, by what was observed; None is 1 for everybody."""
+        del observed
+        return None
+
+    def row_weight(self, index: Int[Tensor, " n"]) -> Float[Tensor, " n"] | None:
+        """Weight of each patient's loss, by row of the training part; None is 1 for everybody."""
+        del index
+        return None
+
+    def penalty(
+        self, h: Float[Tensor, "n d"], observed: Bool[Tensor, "n m"], y: Tensor
+    ) -> Float[Tensor, ""] | None:
+        """What is added to the loss in training; None adds no term."""
+        del h, observed, y
+        return None
+
+    def fix_states(self, stream: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
+        """Fix what depends on other patients, before a validation and at the end of training.
+
+        Args:
+            stream: gives (h, observed) batch by batch over the training part, in evaluation mode,
+                each time it is called.
+        """
+
+    def explain(
+        self,
+        h: Float[Tensor, "n d"],
+        observed: Bool[Tensor, "n m"],
+        *,
+        names: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Take predictions apart, with the patient's place in the batch as `row`: here nothing."""
+        del h, observed, names
+        return pd.DataFrame({"row": []})
+
+
+class Linear(Head):
     """The default head: one affine map.
-
-    A head is any module with `forward(h, observed) -> logits`. All other methods are optional:
-
-    * `build(d, n_outputs)`, called once by the method that owns the head;
-    * `prepare(train)`, called by `fit` with the training cohort;
-    * `mask(observed)`, in training: what the backbone is shown;
-    * `sample_weight(observed)` and `row_weight(index)`, in training: weights of patients' losses,
-      by what was observed and by row of the training part;
-    * `penalty(h, observed, y)`, in training: added to the loss;
-    * `fix_states(stream)`, before validation and at the end: `stream()` gives (h, observed) batch
-      by batch over the training part, in evaluation mode;
-    * `explain(h, observed, names=…)`, a DataFrame.
 
     Args:
         d: width of the embedding; None takes the backbone's.
@@ -71,7 +129,7 @@ class Linear(nn.Module):
         return self.map(h)
 
 
-class Deconfounder(nn.Module):
+class Deconfounder(Head):
     r"""Adjust a prediction for which modalities are missing; a head for any method and backbone.
 
     Source: the deconfounding module of arXiv 2509.05615, "approximates causal intervention based on
@@ -123,7 +181,6 @@ class Deconfounder(nn.Module):
         n_prototypes: size of the dictionary (prototypes).
         dictionary: "kmeans" of the training masks, or "learned" (prototypes).
         temperature: of the attention (prototypes).
-        n_levels: levels of the latent confounder (substitute).
         proxies: covariates or groups of the training part that tell what drove the mask; no model
             input, and not needed at prediction (substitute, ipw).
         clip: the largest weight, in multiples of the mean; truncation warns (ipw).
@@ -164,7 +221,6 @@ class Deconfounder(nn.Module):
         n_prototypes: int = 8,
         dictionary: Literal["kmeans", "learned"] | str = "kmeans",
         temperature: float | int = 1.0,
-        n_levels: int = 2,
         proxies: Sequence[str] = (),
         clip: float | int = 10.0,
         rate: float | int = 0.3,
@@ -175,8 +231,7 @@ class Deconfounder(nn.Module):
         super().__init__()
         self.weight, self.momentum, self.subtract = weight, momentum, subtract
         self.n_prototypes, self.dictionary, self.temperature = n_prototypes, dictionary, temperature
-        self.n_levels, self.proxies, self.clip, self.rate = n_levels, proxies, clip, rate
-        self.n_patterns = n_patterns
+        self.proxies, self.clip, self.rate, self.n_patterns = proxies, clip, rate, n_patterns
         self.named = route if isinstance(route, str) else None
         self.adjustment = self._by_name(route) if isinstance(route, str) else self._alone(route)
         self.d: int | None = None

@@ -105,11 +105,11 @@ class LfF(Classifier):
         """Terms of the debiased network with weights W, then those of the biased one."""
         observed, y, batch = step.observed, step.y, step.batch
         tokens, _ = self.biased.tokens(batch)
-        h = self.biased.represent(tokens, observed)
+        h, shared = self.biased.represent_for_training(tokens, observed)
         logits = self.biased.logits(h, observed)
         weight = difficulty_weight(self.difficulty, step.logits, logits, y=y, index=batch.index)
         terms = self.head_terms(step, weight) | self.backbone_terms(step)
-        bias = self.biased.terms(Step(h, logits, tokens, observed, y, batch))
+        bias = self.biased.terms(Step(h, logits, tokens, observed, y, batch, shared))
         del bias["cross_entropy"]
         bias = {"gce": gce_weighted_ce(logits, y, q=self.gce_q)} | bias
         return terms | {f"bias_{name}": term for name, term in bias.items()}

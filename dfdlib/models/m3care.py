@@ -1,19 +1,18 @@
 """M3Care-style imputation: what a patient lacks is filled in from similar patients."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dfdlib.models.backbone import LEAST, EdgeWeight, batch_rows, optional
+from dfdlib.models.backbone import LEAST, Backbone, EdgeWeight, adapted, batch_rows, is_default
 
 #: Means are read off at most this many training patients, evenly spaced.
 MAX_ROWS = 8192
 
 
-class M3Care(nn.Module):
+class M3Care(Backbone):
     r"""Impute the tokens of missing modalities from similar patients, then run any backbone.
 
     Source: in the style of M3Care (Zhang et al. 2022), not the network of its paper. With z the
@@ -99,7 +98,7 @@ class M3Care(nn.Module):
             self.register_buffer(
                 "memory_observed", torch.zeros(shape, dtype=torch.bool, device=like.device)
             )
-        optional(self.backbone, "build", n_modalities)
+        adapted(self.backbone, Backbone).build(n_modalities)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -178,7 +177,7 @@ class M3Care(nn.Module):
         self.memory.zero_()
         if kept:
             tokens, observed = (torch.cat(part) for part in zip(*kept, strict=True))
-            for place, cell in enumerate(_alike(tokens, observed, self.n_memory)):
+            for place, cell in enumerate(alike_cells(tokens, observed, self.n_memory)):
                 have = observed[cell].to(tokens.dtype)
                 count = have.sum(0)
                 there = count >= LEAST
@@ -191,7 +190,7 @@ class M3Care(nn.Module):
             for tokens, observed, weight in stream():
                 yield *self.impute(tokens, observed), weight
 
-        optional(self.backbone, "fix_states", imputed)
+        adapted(self.backbone, Backbone).fix_states(imputed)
 
     def auxiliary(
         self,
@@ -202,15 +201,13 @@ class M3Care(nn.Module):
         weight: EdgeWeight = None,
     ) -> dict[str, Tensor]:
         """The backbone's own terms of the loss, on the tokens that it sees."""
-        if not hasattr(self.backbone, "auxiliary"):
-            return {}
-        terms: Any = optional(
-            self.backbone, "auxiliary", h, *self.impute(tokens, observed), y, weight
-        )
-        return terms
+        backbone = adapted(self.backbone, Backbone)
+        if is_default(backbone.auxiliary, Backbone.auxiliary):
+            return {}  # nothing is imputed for nothing
+        return backbone.auxiliary(h, *self.impute(tokens, observed), y, weight)
 
 
-def _alike(
+def alike_cells(
     tokens: Float[Tensor, "n m d"], observed: Bool[Tensor, "n m"], most: int
 ) -> list[Int64[Tensor, " k"]]:
     """Cells of a tree over the patients: at most so many, with `LEAST` patients or more in each.

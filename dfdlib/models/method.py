@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -109,6 +109,14 @@ class Method(nn.Module, ABC):
     if TYPE_CHECKING:
         # torch types every attribute of a module as Tensor | Module
         def __getattr__(self, name: str) -> Any: ...
+
+
+@runtime_checkable
+class ForgetsRare(Protocol):
+    """A part of a model that knows levels, codes, columns or patterns which few patients had."""
+
+    def forget_rare(self) -> int:
+        """Leave out what fewer than 10 training patients had; gives how much there was."""
 
 
 # ---------------- From logits to a loss and to probabilities, for each task

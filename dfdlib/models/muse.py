@@ -1,5 +1,6 @@
 """MUSE: the message passing of GRAPE, trained with contrast between two views of each patient."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dfdlib.models.backbone import EdgeWeight, batch_rows
-from dfdlib.models.grape import GRAPE, Cells, Grid, Listed
+from dfdlib.models.grape import GRAPE, Cells, FirstLayer, Grid, Listed, Messages
 
 
 class MUSE(GRAPE):
@@ -39,8 +40,9 @@ class MUSE(GRAPE):
     several labels per patient the second is the mean over all labels of all pairs that are known.
     The classifier reads the full view only, as in the public code.
 
-    What is said along the edges of the first layer is the same in both views, and computed once. On
-    a CPU edges are kept as a list of the observed pairs, elsewhere as GRAPE's grid.
+    The messages of the first layer are the same in both views, and computed once where
+    `embed_for_training` hands them on to `auxiliary`. On a CPU edges are kept as a list of the
+    observed pairs, elsewhere as GRAPE's grid.
 
     Args:
         d: width of tokens, states and embedding.
@@ -63,9 +65,9 @@ class MUSE(GRAPE):
     Example:
         >>> backbone = MUSE(d=8)
         >>> tokens, observed = torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)
-        >>> h = backbone(tokens, observed)
+        >>> h, shared = backbone.embed_for_training(tokens, observed)
         >>> y = torch.tensor([0.0, 1.0, 1.0, torch.nan])
-        >>> sorted(backbone.auxiliary(h, tokens, observed, y))
+        >>> sorted(backbone.auxiliary(h, tokens, observed, y, **shared))
         ['supervised', 'unsupervised']
     """
 
@@ -98,17 +100,18 @@ class MUSE(GRAPE):
         self.edge_drop, self.temperature = edge_drop, temperature
         self.contrast_weight, self.supervised_weight = contrast_weight, supervised_weight
         self.project = nn.Sequential(nn.Linear(d, d), nn.Tanh())
-        self._shared: tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def forward(
+    def embed_for_training(
         self,
         tokens: Float[Tensor, "n m d"],
         observed: Bool[Tensor, "n m"],
         weight: EdgeWeight = None,
-    ) -> Float[Tensor, "n d"]:
-        """Embed each patient from all the tokens that were observed; see the class."""
-        self._shared = None
-        return super().forward(tokens, observed, weight)
+    ) -> tuple[Float[Tensor, "n d"], Mapping[str, Any]]:
+        """Give what `forward` gives, and the first layer, which the second view has in common."""
+        first = self.first_layer(tokens, observed)
+        h = self.embed_from(first, weight)
+        # the only layer sends nothing to modalities, so there is little to share
+        return h, {"first": first} if self.n_layers > 1 else {}
 
     def auxiliary(
         self,
@@ -117,6 +120,7 @@ class MUSE(GRAPE):
         observed: Bool[Tensor, "n m"],
         y: Float[Tensor, "n *labels"],
         weight: EdgeWeight = None,
+        first: FirstLayer | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Contrast the embedding with that of a second view; for training.
 
@@ -126,13 +130,14 @@ class MUSE(GRAPE):
             observed: as in `forward`.
             y: labels, NaN where missing; (n, L) for L labels per patient.
             weight: as in `forward`.
+            first: what `embed_for_training` gave for the same tokens and mask; None computes it.
 
         Returns:
             The terms `unsupervised` and `supervised`, times their weights.
         """
         fewer = drop_edges(observed, self.edge_drop)
-        other = super().forward(tokens, fewer, weight)
-        self._shared = None
+        second = self.first_layer(tokens, fewer) if first is None else self._part(first, fewer)
+        other = self.embed_from(second, weight)
         u = nn.functional.normalize(self.project(torch.cat([h, other])), dim=1)
         label = y.reshape(len(h), -1).to(u)
         rows = batch_rows(torch.cat([*u.chunk(2), label], dim=1))
@@ -150,25 +155,11 @@ class MUSE(GRAPE):
         kind = Listed if tokens.device.type == "cpu" else Grid
         return kind(observed, tokens.dtype)
 
-    def _messages(
-        self, layer: int, edge: Tensor, patient: Tensor, modality: Tensor, cells: Cells
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As in `GRAPE`; those of the first of several layers are shared by both views."""
-        last = layer == self.n_layers - 1
-        if layer or last or not (self.training and torch.is_grad_enabled()):
-            return super()._messages(layer, edge, patient, modality, cells)
-        if self._shared is not None and self._shared[0] is edge:
-            _, whole, messages = self._shared
-            if not (cells.observed & ~whole).any():
-                to_patient, to_modality, kept = (cells.take(part, whole) for part in messages)
-                return to_patient, to_modality, kept
-        messages = super()._messages(layer, edge, patient, modality, cells)
-        self._shared = edge, cells.observed, messages
-        return messages
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: all but the messages of the batch at hand."""
-        return self.__dict__ | {"_shared": None}
+    def _part(self, first: FirstLayer, fewer: Tensor) -> FirstLayer:
+        """The first layer of a view in which some edges of another are left out."""
+        cells = type(first.cells)(fewer, first.cells.dtype)
+        taken = (cells.take(part, first.cells.observed) for part in first.messages)
+        return FirstLayer(cells, Messages(*taken))
 
 
 # ---------------- What MUSE's contrastive terms are made of: the mask of a second view, and two

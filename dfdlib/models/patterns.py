@@ -47,11 +47,13 @@ class Patterns(Resizable):
 
     def fit(self, observed: Bool[Tensor, "n m"]) -> None:
         """Count the patterns."""
-        table, own, count = observed.unique(dim=0, return_inverse=True, return_counts=True)
+        table, pattern_of, count = observed.unique(dim=0, return_inverse=True, return_counts=True)
         holders = count
         if observed.shape[1] > EXACT_M and len(table) > self.limit:
             drawn = np.random.default_rng(0).choice(len(observed), self.limit, replace=False)
-            rows, count = own[torch.as_tensor(drawn, device=own.device)].unique(return_counts=True)
+            rows, count = pattern_of[torch.as_tensor(drawn, device=pattern_of.device)].unique(
+                return_counts=True
+            )
             table, holders = table[rows], holders[rows]
         order = count.argsort(descending=True, stable=True)
         self.holders = holders[order]
@@ -134,7 +136,7 @@ class Patterns(Resizable):
 
 
 class LatentClasses(Resizable):
-    r"""A latent confounder with K levels that explains why modalities are missing together.
+    r"""A latent confounder with two levels that explains why modalities are missing together.
 
     .. math:: P(r) = \sum_k \pi_k \prod_j a_{kj}^{r_j} (1 - a_{kj})^{1 - r_j}
 
@@ -143,21 +145,18 @@ class LatentClasses(Resizable):
     of a category: Bernoulli) sharpen the fit; the posterior of a new patient reads the pattern
     alone.
 
-    Args:
-        n_levels: number of levels K.
-
     Shapes:
-        share (K,), availability (K, M): P(level), and P(modality is there | level)
+        share (2,), availability (2, M): P(level), and P(modality is there | level)
     """
 
     share: Tensor
     availability: Tensor
     resizable = ("availability",)
 
-    def __init__(self, *, n_levels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("share", torch.full((n_levels,), 1 / n_levels))
-        self.register_buffer("availability", torch.zeros(n_levels, 0))
+        self.register_buffer("share", torch.full((2,), 0.5))
+        self.register_buffer("availability", torch.zeros(2, 0))
         self.there: Bool[np.ndarray, "n m"] | None = None  # of the training part; not saved
 
     def fit(self, observed: Bool[np.ndarray, "n m"], proxies: Float[np.ndarray, "n p"]) -> None:

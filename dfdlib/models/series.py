@@ -285,12 +285,12 @@ def spread(
     return h.new_zeros(n, h.shape[1]).index_copy(0, who, h)
 
 
-def lookup(words: Int64[Tensor, " v"], given: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
+def lookup(words: Int64[Tensor, " v"], codes: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
     """Find each number's place in a sorted vocabulary, counted from 1; 0 where it is not there."""
     if not len(words):
-        return torch.zeros_like(given)
-    place = torch.searchsorted(words, given).clamp(max=len(words) - 1)
-    return torch.where(words[place] == given, place + 1, torch.zeros_like(place))
+        return torch.zeros_like(codes)
+    place = torch.searchsorted(words, codes).clamp(max=len(words) - 1)
+    return torch.where(words[place] == codes, place + 1, torch.zeros_like(place))
 
 
 def _checked(max_rows: int) -> int:

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dfdlib.models.backbone import EdgeWeight, per_layer
+from dfdlib.models.backbone import Backbone, EdgeWeight, per_layer
 
 
-class TokenTransformer(nn.Module):
+class TokenTransformer(Backbone):
     r"""A transformer whose tokens are the patient and the modalities that were observed.
 
     Source: Vaswani et al. 2017, pre-norm blocks; a learned patient token is put in front, and its

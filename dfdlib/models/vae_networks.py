@@ -32,8 +32,8 @@ def make_networks(
 ) -> tuple[nn.ModuleDict, nn.ModuleDict]:
     """Make encoders and decoders: those that are passed in, and defaults by kind and size."""
     made = nn.ModuleDict(), nn.ModuleDict()
-    for kind, given in (("encoders", encoders), ("decoders", decoders)):
-        for name in given or {}:
+    for kind, replaced in (("encoders", encoders), ("decoders", decoders)):
+        for name in replaced or {}:
             if name not in views:
                 raise unknown(name, views, f"modality, but stands in {kind}")
     for name, view in views.items():
@@ -55,10 +55,10 @@ def make_networks(
             options |= {} if width is None else {"width": width}
             sizes = {"size": view.size}, {"size": view.size}
         options |= {} if dropout is None else {"dropout": dropout}
-        for part, given, make, size in zip(
+        for part, replaced, make, size in zip(
             made, (encoders or {}, decoders or {}), classes, sizes, strict=True
         ):
-            part[name] = given[name] if name in given else make(**size, **options)
+            part[name] = replaced[name] if name in replaced else make(**size, **options)
     return made
 
 

@@ -86,8 +86,10 @@ _MOVED = {
 #: Options that are gone, by the class whose constructor had them, with what they were by default:
 #: the class does now what they did then.
 _REMOVED: dict[str, dict[str, Any]] = {
+    "dfdlib.models.additive:Substitute": {"n_levels": 2},
     "dfdlib.models.baselines:CORAL": {"momentum": 0.9},
     "dfdlib.models.dfd:DFD": {"memory": "prototypes"},
+    "dfdlib.models.heads:Deconfounder": {"n_levels": 2},
 }
 
 #: How deep a description may be nested; the deepest of this library has a tenth of it.

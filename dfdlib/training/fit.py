@@ -29,7 +29,8 @@ from dfdlib.errors import check_type, type_name, wrong_type
 from dfdlib.evaluation import predict_proba
 from dfdlib.evaluation.predict import refuse_no_cohort
 from dfdlib.models import Method, Stage
-from dfdlib.models.backbone import LEAST, optional
+from dfdlib.models.backbone import LEAST
+from dfdlib.models.method import ForgetsRare
 from dfdlib.training.describe import describe
 from dfdlib.training.loop import SELECTION, Loop, Plan, Selection, mix
 from dfdlib.training.saving import alone, read_model, write_folder
@@ -518,7 +519,11 @@ def _with_known_words(model: Method) -> dict[str, Any]:
 
 def _forget_rare(model: Method) -> Iterator[str]:
     """Leave out what few patients had; tells what was left out, and what cannot be."""
-    forgotten = {name: optional(module, "forget_rare") for name, module in model.named_modules()}
+    forgotten = {
+        name: module.forget_rare()
+        for name, module in model.named_modules()
+        if isinstance(module, ForgetsRare)
+    }
     rare = [f"{n} of {name.removeprefix('encoders.')!r}" for name, n in forgotten.items() if n]
     if rare:
         yield (

@@ -29,7 +29,7 @@ from dfdlib.evaluation import (
     predict_proba,
 )
 from dfdlib.evaluation.bootstrap import patient_weights
-from dfdlib.evaluation.compare import _p_value, holm, verdict
+from dfdlib.evaluation.compare import holm, two_sided_p_value, verdict
 
 
 class Logit(nn.Module):
@@ -858,10 +858,10 @@ def test_a_difference_at_the_edge_is_no_certainty():
 
 def test_p_value_by_hand():
     draws = np.r_[np.full(2, -1.0), np.full(97, 1.0), [np.nan] * 5]
-    assert _p_value(draws) == 2 * 3 / 100
-    assert _p_value(np.ones(99)) == 2 / 100
-    assert _p_value(-np.ones(99)) == 2 / 100
-    assert _p_value(np.zeros(99)) == 1
+    assert two_sided_p_value(draws) == 2 * 3 / 100
+    assert two_sided_p_value(np.ones(99)) == 2 / 100
+    assert two_sided_p_value(-np.ones(99)) == 2 / 100
+    assert two_sided_p_value(np.zeros(99)) == 1
 
 
 def test_holm_by_hand():

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from dfdlib.data import Cohort, Ragged
 from dfdlib.data.flatten import flatten
 from dfdlib.data.tables import from_tables
-from dfdlib.evaluation.leak_checks import _fingerprints, single_feature
+from dfdlib.evaluation.leak_checks import fingerprints, single_feature
 from dfdlib.evaluation.leaks import _dealt, _shuffled, audit_leaks
 from dfdlib.evaluation.tabular import tabular
 from dfdlib.models import GRAPE, Classifier
@@ -310,13 +310,13 @@ def test_equal_rows_are_counted_as_by_comparing_all():
 def test_a_fingerprint_tells_rows_modalities_and_masks_apart():
     def codes(**x):
         age = np.ones(2)
-        return _fingerprints(Cohort(x=x | {"age": age}, kinds=dict.fromkeys(x, "codes")))[0]
+        return fingerprints(Cohort(x=x | {"age": age}, kinds=dict.fromkeys(x, "codes")))[0]
 
     assert codes(a=[[1, 2], [1]]) != codes(a=[[2, 1], [1]])
     assert codes(a=[[1], [1]], b=[[2], [1]]) != codes(a=[[2], [1]], b=[[1], [1]])
     assert codes(a=[[0], [1]]) != codes(a=[[], [1]])
     zero = Cohort(x={"a": np.array([[0.0, 1], [np.nan, 1]]), "b": np.ones(2)})
-    first, second = _fingerprints(zero.select([0])), _fingerprints(zero.select([1]))
+    first, second = fingerprints(zero.select([0])), fingerprints(zero.select([1]))
     assert first != second
 
 

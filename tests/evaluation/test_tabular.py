@@ -8,7 +8,6 @@ from sklearn.tree import DecisionTreeClassifier
 
 from dfdlib.data import Cohort
 from dfdlib.evaluation import out_of_group, tabular
-from dfdlib.evaluation.tabular import _classifier
 
 
 def cohort(n=200, seed=0):
@@ -78,7 +77,7 @@ def test_rows_without_a_label_are_left_out():
 def test_refusals():
     train = cohort(20)
     with pytest.raises(ValueError, match=r"'forest' is no baseline \(logistic regression"):
-        _classifier("forest", 0)
+        tabular("forest")
     with pytest.raises(ValueError, match="no labels"):
         tabular("logistic regression")(Cohort(x={"labs": np.ones((2, 1))}), train)
     images = Cohort(x={"xray": torch.zeros(2, 1, 4, 4)}, y=[0, 1])

@@ -105,6 +105,25 @@ def test_a_backbone_of_ones_own():
     assert model.predict_proba(next(data.batches(30))).shape == (30, 2)
 
 
+def test_a_method_that_embeds_otherwise_is_trained_and_scored_by_that():
+    class Doubled(Classifier):
+        def represent_for_training(self, tokens, observed):
+            h, shared = super().represent_for_training(tokens, observed)
+            return 2 * h, shared
+
+    data = cohort(30)
+    torch.manual_seed(0)
+    model = Doubled(backbone=GRAPE(d=8), schema=data.schema)
+    model.prepare(data)
+    batch = next(data.batches(30))
+    h = model.backbone(*model.tokens(batch))
+    torch.testing.assert_close(model.embed(batch), 2 * h)
+    expected = nn.functional.binary_cross_entropy_with_logits(model.head.map(2 * h)[:, 0], batch.y)
+    torch.testing.assert_close(model.train().loss(batch)["total"], expected)
+    with pytest.raises(TypeError, match=r"Own overrides represent, .*represent_for_training"):
+        type("Own", (Classifier,), {"represent": lambda self, tokens, observed: tokens.sum(1)})
+
+
 def test_refusals():
     data = cohort(30)
     model = Classifier(backbone=GRAPE(d=8), schema=data.schema)

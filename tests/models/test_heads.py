@@ -240,7 +240,7 @@ def latent(n=20_000, seed=0):
 
 def test_latent_classes_recover_what_drives_the_mask():
     c, observed = latent()
-    classes = LatentClasses(n_levels=2)
+    classes = LatentClasses()
     classes.fit(observed, np.zeros((len(c), 0)))
     np.testing.assert_allclose(classes.share, [0.7, 0.3], atol=0.03)
     expected = [[0.4, 0.5, 0.3], [0.95, 0.9, 0.8]]
@@ -258,8 +258,8 @@ def test_proxies_make_two_indicators_enough():
     rng = np.random.default_rng(1)
     proxy = np.column_stack([rng.normal(2.0 * c), rng.random(len(c)) < np.where(c, 0.8, 0.2)])
     with pytest.warns(UserWarning, match=r"2 indicators vary.*three.*Name proxies"):
-        LatentClasses(n_levels=2).fit(observed[:, :2], np.zeros((len(c), 0)))
-    classes = LatentClasses(n_levels=2)
+        LatentClasses().fit(observed[:, :2], np.zeros((len(c), 0)))
+    classes = LatentClasses()
     classes.fit(observed[:, :2], proxy)
     np.testing.assert_allclose(classes.availability, [[0.4, 0.5], [0.95, 0.9]], atol=0.03)
 
@@ -470,7 +470,7 @@ def test_latent_classes_tell_no_small_count():
     level = rng.random(300) < 0.5
     observed = rng.random((300, 4)) < np.where(level, 0.9, 0.4)[:, None]
     observed[:, 3] = np.arange(300) >= 3  # three patients lack the last one
-    classes = LatentClasses(n_levels=2)
+    classes = LatentClasses()
     classes.fit(observed, np.zeros((300, 0)))
     assert float(300 * classes.share @ (1 - classes.availability[:, 3])) < 5
     assert classes.round_rare() >= 1
@@ -634,7 +634,6 @@ def test_refused_options():
         ("momentum", 1.0, "invariant"),
         ("n_prototypes", 0, "prototypes"),
         ("dictionary", "som", "prototypes"),
-        ("n_levels", 1, "substitute"),
         ("clip", 1.0, "ipw"),
         ("rate", 1.0, "dropout"),
         ("n_patterns", 0, "stratified"),
@@ -654,7 +653,7 @@ def test_refused_options():
         ("stratified", {}),
         ("nwgm", {"n_patterns": 3}),
         ("prototypes", {"n_prototypes": 3, "dictionary": "learned", "temperature": 0.5}),
-        ("substitute", {"n_levels": 3, "proxies": ["age"], "weight": 1.0}),
+        ("substitute", {"proxies": ["age"], "weight": 1.0}),
         ("ipw", {"proxies": ["sex"], "clip": 5.0}),
         ("dropout", {"rate": 0.5}),
         ("invariant", {"momentum": 0.5, "subtract": False}),

@@ -8,7 +8,7 @@ from torch import nn
 from dfdlib import data
 from dfdlib.evaluation import predict_proba
 from dfdlib.models import GRAPE, Classifier, TokenTransformer
-from dfdlib.models.m3care import M3Care, _alike
+from dfdlib.models.m3care import M3Care, alike_cells
 from dfdlib.training import Stage, fit, load_model
 
 
@@ -96,7 +96,7 @@ def test_the_memory_holds_means_of_ten_patients_or_more(n):
     others, there = grid(n=n, seed=2)
     others = torch.where(there.unsqueeze(-1), others, torch.nan)  # what is not there is not read
     read = others.nan_to_num(7.0)
-    cells = _alike(read, there, 16)
+    cells = alike_cells(read, there, 16)
     assert torch.cat(cells).sort().values.tolist() == list(range(n))  # everybody in one cell
     assert all(len(cell) >= min(n, 10) for cell in cells)
     assert len(cells) <= 16

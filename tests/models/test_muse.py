@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dfdlib.data import Cohort
 from dfdlib.graph import EdgeListGRAPE
@@ -222,35 +223,60 @@ def test_terms_do_not_depend_on_the_order_of_patients(monkeypatch):
     torch.testing.assert_close(terms, shuffled)
 
 
-def test_views_share_messages_without_changing_values_or_gradients(layout):
-    """The messages that the first view left are used once, and only for the same tokens."""
-    backbone, _ = pair()
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_views_share_messages_without_changing_values_or_gradients(n_layers, layout):
+    """What is handed on spares the messages of the first of several layers, and nothing else."""
+    torch.manual_seed(0)
+    backbone = MUSE(d=D, n_layers=n_layers, n_modalities=M).double()
     tokens, observed = grid()
     y = torch.tensor(LABELS["binary"], dtype=torch.float)
-    grads = []
-    for shared in (True, False):
+    results, flops = [], []
+    for share in (True, False):
         backbone.zero_grad()
         leaf = tokens.clone().requires_grad_()
         torch.manual_seed(0)
-        h = backbone(leaf, observed)
-        if not shared:
-            backbone(tokens, observed)  # another batch in between
-        terms = backbone.auxiliary(h, leaf, observed, y)
+        h, shared = backbone.embed_for_training(leaf, observed)
+        with FlopCounterMode(display=False) as counter:
+            terms = backbone.auxiliary(h, leaf, observed, y, **(shared if share else {}))
+        flops.append(counter.get_total_flops())
         (h.sum() + sum(terms.values())).backward()
-        grads.append([leaf.grad, *(p.grad.clone() for p in backbone.parameters())])
-    for a, b in zip(*grads, strict=True):
+        gradients = [leaf.grad, *(p.grad.clone() for p in backbone.parameters())]
+        results.append([h, *terms.values(), *gradients])
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
-    with torch.no_grad():
-        h = backbone(tokens, observed)  # leaves nothing that would lack gradients
-    backbone.zero_grad()
-    backbone.auxiliary(h, tokens, observed, y)["unsupervised"].backward()
-    assert backbone.w[0].weight.grad.abs().sum() > 0
+    assert (flops[0] < flops[1]) == (n_layers > 1)
+    torch.manual_seed(0)
+    torch.testing.assert_close(h, backbone(tokens, observed))
 
 
-def test_can_be_copied_between_forward_and_auxiliary():
+def test_a_step_of_training_computes_the_first_layer_once():
+    """In floating-point operations: a step is two views less the maps W e and U e of one layer."""
+    data, d = cohort(), 8
+    model = Classifier(backbone=MUSE(d=d, dropout=0, edge_drop=0), schema=data.schema)
+    model.prepare(data)
+    batch = next(data.batches(50))
+    with FlopCounterMode(display=False) as step:
+        model.train().loss(batch)
+    tokens, observed = model.tokens(batch)
+    with FlopCounterMode(display=False) as apart:
+        h = model.backbone(tokens, observed)
+        model.backbone.auxiliary(h, tokens, observed, batch.y)
+    with FlopCounterMode(display=False) as rest:
+        model.tokens(batch), model.head(h, observed)
+    saved = apart.get_total_flops() + rest.get_total_flops() - step.get_total_flops()
+    n_edges, n_modalities = int(observed.sum()), observed.shape[1]
+    maps = 2 * n_edges * 2 * d * d  # W e and U e
+    # W h of the modalities with its way to the edges, and W h of the patients, who are all one
+    nodes = 2 * n_modalities * d * d + 2 * n_edges * n_modalities * d + 2 * d * d
+    assert saved == maps + nodes
+
+
+def test_keeps_nothing_of_a_batch():
     backbone, _ = pair()
     tokens, observed = grid()
-    h = backbone(tokens, observed)
+    before = set(vars(backbone))
+    h, _ = backbone.embed_for_training(tokens, observed)
+    assert set(vars(backbone)) == before
     torch.testing.assert_close(copy.deepcopy(backbone)(tokens, observed), h)
 
 
@@ -302,6 +328,7 @@ def test_contrast_lets_more_patients_be_found_by_fewer_modalities():
 TWO_PROCESSES = """
 import sys
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, {tests!r})
 from test_muse import distributed

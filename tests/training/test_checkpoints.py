@@ -1,5 +1,6 @@
 """Saved models and checkpoints: what is refused, what is told, and what a kill leaves."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,15 @@ from torch import nn
 from dfdlib import training
 from dfdlib.data import Cohort, Images
 from dfdlib.evaluation import predict_proba
-from dfdlib.models import CORAL, DFD, GRAPE, Classifier, GroupDRO
+from dfdlib.models import (
+    CORAL,
+    DFD,
+    GRAPE,
+    Classifier,
+    Deconfounder,
+    GroupDRO,
+    Substitute,
+)
 from dfdlib.training import Stage, fit, load_model
 from dfdlib.training import saving as saving_module
 from dfdlib.training.describe import describe, rebuild
@@ -532,7 +541,7 @@ def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_model(tmp_path, monkeypa
 def test_what_killed_processes_left_is_taken_away(tmp_path):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
-    host = saving_module._host()
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     gone = [f"model.{dead}.part", f"model.{dead}.old", f"model.{host}-{dead}.part"]
     kept = [
         f"model.{os.getppid()}.part",  # lives
@@ -641,12 +650,22 @@ def test_what_few_patients_had_is_not_saved(tmp_path, n_rare):
 
 @pytest.mark.parametrize(
     ("kind", "name", "left", "gone"),
-    [(DFD, "memory", "prototypes", "samples"), (CORAL, "momentum", 0.9, 0.5)],
+    [
+        (DFD, "memory", "prototypes", "samples"),
+        (CORAL, "momentum", 0.9, 0.5),
+        (Deconfounder, "n_levels", 2, 3),
+        (Substitute, "n_levels", 2, 3),
+    ],
 )
 def test_an_option_that_is_gone_loads_where_nobody_had_set_it(tmp_path, kind, name, left, gone):
     data = cohort()
-    options = {"environment": "site"} if kind is CORAL else {}
-    text = describe(kind(backbone=GRAPE(d=4), schema=data.schema, **options))
+    options = {
+        DFD: {"backbone": GRAPE(d=4), "schema": data.schema},
+        CORAL: {"backbone": GRAPE(d=4), "schema": data.schema, "environment": "site"},
+        Deconfounder: {"route": "substitute"},
+        Substitute: {},
+    }
+    text = describe(kind(**options[kind]))
     assert name not in text["arguments"]
     text["arguments"][name] = left
     assert type(rebuild(text)) is kind
