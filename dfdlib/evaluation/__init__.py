@@ -6,6 +6,7 @@ whole patients. What cannot be known (too few patients, one class) is said, neve
 
 from dfdlib.evaluation.bootstrap import METRICS, MIN_EVENTS, MIN_PATIENTS
 from dfdlib.evaluation.compare import compare
+from dfdlib.evaluation.decide import Decision, Question, decide, decide_together
 from dfdlib.evaluation.evaluate import Report, evaluate
 from dfdlib.evaluation.leaks import audit_leaks
 from dfdlib.evaluation.predict import out_of_fold, out_of_group, predict_proba
@@ -17,9 +18,13 @@ __all__ = [
     "METRICS",
     "MIN_EVENTS",
     "MIN_PATIENTS",
+    "Decision",
+    "Question",
     "Report",
     "audit_leaks",
     "compare",
+    "decide",
+    "decide_together",
     "evaluate",
     "out_of_fold",
     "out_of_group",
