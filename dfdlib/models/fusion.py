@@ -287,7 +287,8 @@ def pick(
         [2.0, 3.0]
     """
     count = available.sum(1, keepdim=True)
-    rank = (place.reshape(len(place), -1) * count).long().minimum(count - 1)
+    per_row = place.shape[1] if place.ndim == 2 else 1
+    rank = (place.reshape(len(place), per_row) * count).long().minimum(count - 1)
     at = (~available).int().argsort(dim=1, stable=True).gather(1, rank).unsqueeze(-1)
     shape = (*place.shape, mean.shape[2])
     at = at.expand(-1, -1, mean.shape[2])
