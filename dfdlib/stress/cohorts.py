@@ -174,10 +174,10 @@ def nodes(
 def graph(kind: str, *, world: World | str = "train") -> nx.DiGraph:
     """The causal graph that a kind declares.
 
-    Nodes: E the hospital, C the confounder, A_… what a modality holds of causes, Y the outcome, B
-    the bias, S_… what a modality shows of it, R_… whether a modality is there, X_… a measurement
-    with an error, T a class of patients, L the recorded label. The attribute `latent` says which
-    of them no feature holds.
+    Nodes: E the hospital, C the confounder, `A_` and a name what that modality holds of causes, Y
+    the outcome, B the bias, `S_` what a modality shows of it, `R_` whether it is there, `X_` a
+    measurement with an error, T a class of patients, L the recorded label. The attribute `latent`
+    says which of them no feature holds.
 
     Raises:
         ValueError: An unknown kind or world.
