@@ -316,9 +316,7 @@ APART = dict.fromkeys(
 ) | {
     "dfdlib/data/phantom/model.py": "a causal model, which says nothing of pictures",
     "dfdlib/data/phantom/picture.py": "from a thorax to its picture, which knows no patients",
-    "dfdlib/data/synthetic_model.py": "a causal model, beside the cohorts that are drawn from it",
     "dfdlib/data/tables_values.py": "single values, beside the tables that they stand in",
-    "dfdlib/evaluation/questions.py": "what is asked, beside what the runs answer",
     "dfdlib/stress/open_kinds.py": "for finding methods, apart from what methods are judged by",
     "dfdlib/stress/sealed.py": "written before any method, and not to be changed after",
 }
