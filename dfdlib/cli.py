@@ -126,13 +126,19 @@ def _compare_or_exit(path: Path, out: Path, values: Mapping[str, Any]) -> None:
     if table.empty:
         typer.echo(f"{path.stem} reports no numbers")
         return
-    typer.echo(table.assign(inside=table["inside"].map({True: "yes", False: "NO"})).to_string())
+    words = [{True: "yes", False: "NO"}.get(inside, "–") for inside in table["inside"]]
+    typer.echo(table.assign(inside=words).to_string())
     stored = table["from"] != "this run"
-    outside = int((~table["inside"]).sum())
+    inside, outside = words.count("yes"), words.count("NO")
     typer.echo(
-        f"\n{len(table) - outside} of {len(table)} numbers are inside their tolerance. This run "
+        f"\n{inside} of {inside + outside} numbers are inside their tolerance. This run "
         f"computed {int((~stored).sum())}; {int(stored.sum())} were read from stored results"
     )
+    if inside + outside < len(table):
+        typer.echo(
+            f"{len(table) - inside - outside} are shown and not compared: they differ from one "
+            "processor to another as from seed to seed"
+        )
     if values:
         typer.echo(
             f"The book was computed with its own {', '.join(values)}: other numbers are no error"

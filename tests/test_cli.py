@@ -174,6 +174,21 @@ def test_a_number_outside_its_tolerance_is_an_error(reporting, old, new, row):
     assert (reporting / "runs" / "03-next-hospital.ipynb").exists()
 
 
+def test_what_another_processor_moves_is_compared_by_its_own_tolerance_or_shown(reporting):
+    path = reporting / "tests" / "expected.yaml"
+    entry = "{value: 20, atol: 1, elsewhere: %s, source: chapter}"
+    path.write_text(REPORTED.replace("{value: 8, atol: 1, source: chapter}", entry % "shown"))
+    result = dfdlib("run", "3", "--compare", "-p", "seed", "4")
+    assert result.exit_code == 0, result.output
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "doubled 8 20 shown – this run" in rows
+    assert "2 of 2 numbers are inside their tolerance" in result.stdout
+    assert "1 are shown and not compared: they differ from one processor" in result.stdout
+    for elsewhere, exit_code in ((12, 0), (11, 1)):
+        path.write_text(REPORTED.replace("{value: 8, atol: 1, source: chapter}", entry % elsewhere))
+        assert dfdlib("run", "3", "--compare", "-p", "seed", "4").exit_code == exit_code
+
+
 def test_without_reported_numbers_nothing_is_compared(reporting, monkeypatch):
     path = reporting / "tests" / "expected.yaml"
     path.write_text("")
