@@ -75,7 +75,7 @@ def test_a_model_has_the_same_digests_again(tool):
     "changed",
     [
         {"training": {"seed": 2}},
-        {"training": {"lr": 3.0000001e-3}},
+        {"training": {"lr": 3.001e-3}},
         {"dropout": 0.1},
         {"flags": False},
         {"head": {"route": "dropout"}},

@@ -192,8 +192,8 @@ def averaged(index: np.ndarray, push: float) -> np.ndarray:
     """P(Y = 1) from the log-odds without the confounder, over its two values, −1 and 1.
 
     Example:
-        >>> float(averaged(np.zeros(1), 2.0)[0])
-        0.5
+        >>> averaged(np.zeros(1), 2.0).round(6)
+        array([0.5])
     """
     return (sigmoid(index + push) + sigmoid(index - push)) / 2
 
