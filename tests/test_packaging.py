@@ -427,3 +427,22 @@ def test_contributing_is_short():
 def test_one_version_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"] == metadata.version("dfdlib")
+
+
+SLOW = (
+    "sklearn",
+    "scipy",
+    "networkx",
+    "matplotlib",
+    "torch_geometric",
+    "duckdb",
+    "lightning_fabric",
+)
+
+
+@pytest.mark.parametrize("package", ["dfdlib.data", "dfdlib.models"])
+def test_what_takes_longer_than_torch_is_imported_where_it_is_used(package):
+    """Who loads a cohort or builds a model waits for torch and pandas, and for nothing else."""
+    code = f"import sys, {package}; print(*set({SLOW}) & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []

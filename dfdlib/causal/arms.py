@@ -12,8 +12,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dfdlib.causal.arrays import NUMBERS, numbers, plain, same_order
-from dfdlib.causal.arrays import levels as read_levels
+from dfdlib.arrays import NUMBERS, numbers, plain, same_order
+from dfdlib.arrays import levels as read_levels
 from dfdlib.causal.graphs import check_adjustment
 from dfdlib.causal.missingness import indicators
 from dfdlib.causal.separation import conditioned, spell, walk

@@ -9,8 +9,8 @@ from scipy.stats import t as student  # type: ignore[import-untyped]
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
 
+from dfdlib.arrays import numbers, same_order
 from dfdlib.causal.arms import design, missing_outcome, read_columns, together
-from dfdlib.causal.arrays import numbers, same_order
 
 
 class Pooled(NamedTuple):

@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from dfdlib.causal.arrays import numbers, plain
+from dfdlib.arrays import numbers, plain
 from dfdlib.causal.graphs import Answer, adjustment_sets
 from dfdlib.causal.separation import check_acyclic, marked, node_set, spell, walk
 from dfdlib.errors import check_name

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
-from dfdlib.causal.arrays import numbers
+from dfdlib.arrays import numbers
 
 
 @dataclass(frozen=True, eq=False)

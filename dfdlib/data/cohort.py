@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dfdlib.data import validation
@@ -346,6 +345,8 @@ def summarise(
         taken = {*table.columns, "auroc_of_observed"}
         table = table.join(shares.rename(columns={c: f"{by}={c}" for c in shares if c in taken}))
     if y is not None:
+        from sklearn.metrics import roc_auc_score
+
         known = ~np.isnan(y)
         both = len(np.unique(y[known])) == 2
         table["auroc_of_observed"] = [

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dfdlib.causal.arrays import numbers, plain
+from dfdlib.arrays import numbers, plain
 from dfdlib.data.arrays import Images, Ragged, float32
 from dfdlib.data.validation import feature_mask, modality_mask, refuse_disagreement
 from dfdlib.errors import unknown

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from dfdlib.causal.arrays import (
+from dfdlib.arrays import (
     FIXED_CODES,
     NUMBERS,
     has_labels,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from torch import nn
 
-from dfdlib.causal.arrays import has_labels, numbers, plain
+from dfdlib.arrays import has_labels, numbers, plain
 from dfdlib.data import Cohort
 from dfdlib.data.validation import Task, names_people
 from dfdlib.errors import type_name, unknown

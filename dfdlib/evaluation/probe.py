@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dfdlib.causal.arrays import numbers, same_order
+from dfdlib.arrays import numbers, same_order
 from dfdlib.errors import unknown, wrong_type
 from dfdlib.evaluation.bootstrap import MIN_EVENTS
 

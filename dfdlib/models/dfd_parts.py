@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import chi2  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from dfdlib.information import CLUB, MINE, InfoNCE, Terms, distance_correlation, hsic
@@ -138,6 +137,8 @@ def _share(
     both: Float[Tensor, "n 2"], label: Float[Tensor, " n"], codes: Int[Tensor, " n"]
 ) -> tuple[float, float]:
     """Give kappa, and the p-value of no difference between hospitals; kappa = 0 above `LEVEL`."""
+    from scipy.stats import chi2  # type: ignore[import-untyped]
+
     contrasts, weights = [], []
     for code in codes.unique():
         parts = [both[(codes == code) & (label == value)] for value in (0, 1)]

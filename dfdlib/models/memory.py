@@ -6,8 +6,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from dfdlib.errors import unknown
@@ -128,6 +126,8 @@ class Memory(nn.Module):
         return rows
 
     def _represent(self, h_b: Float[Tensor, "n d"]) -> None:
+        from sklearn.cluster import KMeans
+
         self.share.zero_()
         k = min(self.size, len(h_b.unique(dim=0)))
         rows = h_b.cpu().numpy()
@@ -153,6 +153,8 @@ def logistic(
     h: Float[Tensor, "n d"], y: Tensor, *, task: str, n_outputs: int
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
     """Logistic regression on standardised features, as weights and biases on h itself."""
+    from sklearn.linear_model import LogisticRegression
+
     x = h.double().cpu().numpy()
     centre, scale = x.mean(0), x.std(0)
     scale[scale < 1e-6 * max(scale.max(), 1.0)] = np.inf  # a constant feature says nothing

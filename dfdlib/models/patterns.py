@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from dfdlib.data import Cohort
@@ -287,6 +286,8 @@ def pattern_propensity(
     observed: Bool[np.ndarray, "n m"], proxies: Float[np.ndarray, "n p"]
 ) -> Float[np.ndarray, " n"]:
     r"""Estimate :math:`P(r \mid w) = \prod_j P(r_j \mid r_{<j}, w)` by a chain of logistics."""
+    from sklearn.linear_model import LogisticRegression
+
     log_p = np.zeros(len(observed))
     for j in range(observed.shape[1]):
         there = observed[:, j]

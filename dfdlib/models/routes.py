@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from dfdlib.data import Cohort
@@ -309,6 +308,8 @@ class Prototypes(ByPattern):
 
     def _clustered(self) -> tuple[np.ndarray, np.ndarray]:
         """Centres of the patterns, and their shares."""
+        from sklearn.cluster import KMeans
+
         table = self.patterns.table.cpu().numpy().astype(float)
         share = self.patterns.share.cpu().numpy()
         means = KMeans(min(self.n_prototypes, len(table)), n_init=10, random_state=0)

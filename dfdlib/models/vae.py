@@ -10,13 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from dfdlib.causal.arrays import plain
+from dfdlib.arrays import plain
 from dfdlib.data import Batch, Cohort, Ragged, Schema
 from dfdlib.data.arrays import Images
 from dfdlib.errors import check_type, unknown, wrong_type
@@ -910,6 +906,11 @@ def _fitted_judge(
     name: str, table: np.ndarray, truth: np.ndarray, known: np.ndarray, half: np.ndarray
 ) -> Judge:
     """Logistic regressions on a real view; the patients of a half are judged by the other one's."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     there, models = known & ~np.isnan(table).all(1), []
     for side in (True, False):
         rows = there & (half == side)

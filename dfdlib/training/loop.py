@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dfdlib.data import Batch, Cohort
@@ -278,6 +277,8 @@ def _auroc(cohort: Cohort, p: Float[np.ndarray, "n k"]) -> float:
     """Mean AUROC over labels, or over classes against the rest; NaN where one has one class."""
     if cohort.y is None:
         return math.nan
+    from sklearn.metrics import roc_auc_score
+
     y = cohort.y.cpu().numpy().reshape(len(p), -1)
     if cohort.task != "multilabel":
         scores = p[:, 1:] if cohort.task == "binary" else p

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from dfdlib.causal import arrays
+from dfdlib import arrays
 
 NAN = np.nan
 
