@@ -268,8 +268,7 @@ def main_table(patch, runs, out):
 
 
 def evidence(patch, runs, out):
-    grid = import_module("evidence")
-    patch.setitem(grid.SETTINGS, "seeds", SEEDS)
+    recipe, grid = recipe_of("dfd-evidence"), import_module("measures.evidence")
     cut = {
         "injection": {"data": ["synthetic, strength 0", "synthetic, strength 1"]},
         "hospitals": {
@@ -286,63 +285,66 @@ def evidence(patch, runs, out):
             "backbones": {"GRAPE": ["ERM", "DFD", "ten times the weight"]},
         },
     }
+    experiments = {name: recipe["experiments"][name] for name in cut}
     for name, changes in cut.items():
-        given = grid.EXPERIMENTS[name]
-        for key, value in changes.items():
-            kept = {each: given[key][each] for each in value} if key == "data" else value
-            patch.setitem(given, key, kept)
+        if "data" in changes:
+            whole = experiments[name]["data"]
+            changes["data"] = {each: whole[each] for each in changes["data"]}
+        experiments[name] |= changes
+    recipe["experiments"] = experiments
     records = [
-        evidence_record(grid, name, where, backbone, methods, seed)
-        for name in cut
-        if name != "bias-probe"
-        for where in grid.cohorts(name)
-        for backbone, methods in grid.EXPERIMENTS[name]["backbones"].items()
-        for seed in SEEDS
+        evidence_record(recipe, setting, seed) for setting in grid.jobs(recipe) for seed in SEEDS
     ]
-    # one run's methods come in two files
+    # one run's methods come in two records
     first = records[0]
-    halves = [dict(list(first["methods"].items())[part]) for part in (slice(2), slice(2, None))]
-    records = [{**first, "methods": half} for half in halves] + records[1:]
-    files = [write(runs, f"{k:03}", record) for k, record in enumerate(records)]
+    methods = list(first["values"]["methods"].items())
+    halves = [
+        first | {"values": first["values"] | {"methods": dict(methods[part])}}
+        for part in (slice(2), slice(2, None))
+    ]
     table = table_records(
         ["confounded-linear", "anticausal"], 10_000, ["GRAPE"],
         ["ERM", "DFD", "DFD with ten times the weight"], ["concat", "causal", "bias"],
     )  # fmt: skip
-    grid.collect([*files, write(runs, "table", list(table))], out)
+    collect(recipe, runs, [*halves, *records[1:], *({**r, "versions": {}} for r in table)], out)
 
 
-def evidence_record(grid, experiment, where, backbone, methods, seed):
-    given = grid.EXPERIMENTS[experiment]
-    asked = {answer["of"] for answer in given["answers"].values()}
-    asked |= {answer["minus"].get("number", answer["of"]) for answer in given["answers"].values()}
-    asked |= {number.replace("shifted", "id") for number in asked}
-    place = (experiment, where, backbone, seed)
-    record = {
-        "experiment": experiment, "data": where, "backbone": backbone, "seed": seed,
-        "scale": "small", "versions": {"torch": "2"}, "seconds": 1.0,
-        "bounds": {} if given.get("reach") == "open" else {
-            f"auroc oracle {w}": made(*place, w, low=0.7, high=0.8) for w in WORLDS
-        },
-        "methods": {
-            name: {
-                "numbers": {number: made(*place, name, number) for number in sorted(asked)},
-                "signatures": [{"quantity": "tau", "value": made(*place, name), "ok": True}],
-            }
-            for name in methods
-        },
-    }  # fmt: skip
+def evidence_record(recipe, setting, seed):
+    given = recipe["experiments"][setting["experiment"]]
+    place = (*setting.values(), seed)
+    asked = {a["minus"].get("number", a["of"]) for a in given["answers"].values()}
+    asked |= {answer["of"] for answer in given["answers"].values()}
+    rules = sorted({n.split()[1] for n in asked if n.split()[0] in ("auroc", "drop", "shift")})
+    worlds = ("id", "shifted")
+    methods = {
+        name: {
+            "auroc": {rule: {w: made(*place, name, rule, w) for w in worlds} for rule in rules},
+            "shift": {n.split()[1]: made(*place, name, n) for n in asked if "shift " in n},
+            "probes": {n: made(*place, name, n) for n in asked if "probe " in n},
+            "planes": {n: made(*place, name, n) for n in asked if "tsne " in n},
+            "signatures": [{"quantity": "tau", "value": made(*place, name), "ok": True}],
+        }
+        for name in given["backbones"][setting["backbone"]]
+    }
+    best = {w: made(*place, w, low=0.7, high=0.8) for w in worlds}
+    cohort = {"oracles": {"oracle": best}}
     if given.get("reach") == "open":
         n = {"id": 30, "shifted": 40}
-        record["labels"] = {w: [float(k % 3 == 0) for k in range(n[w])] for w in n}
-        for name, method in record["methods"].items():
-            method["scores"] = {
+        cohort = {"labels": {w: [float(k % 3 == 0) for k in range(n[w])] for w in n}}
+        for name, measured in methods.items():
+            measured["scores"] = {
                 w: {
                     rule: [made(*place, name, w, rule, str(k), low=-2, high=2) for k in range(n[w])]
-                    for rule in ("own", "concat", "causal", "bias")
+                    for rule in rules
                 }
                 for w in n
             }
-    return record
+    return {
+        "setting": setting,
+        "seed": seed,
+        "values": {"cohort": cohort, "methods": methods},
+        "versions": {"torch": "2"},
+    }
 
 
 def search(patch, runs, out):

@@ -92,7 +92,7 @@ def test_every_option_that_a_grid_trains_is_there(tool):
     settings = {
         name: yaml.safe_load((ROOT / "workflow" / path).read_text("utf-8"))
         for name, path in {
-            "evidence": "evidence.yaml",
+            "evidence": "experiments/dfd-evidence.yaml",
             "gate": "experiments/dfd-gate.yaml",
             "main_table": "experiments/main-table.yaml",
             "search": "experiments/label-free-search.yaml",

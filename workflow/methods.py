@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from dfdlib import models
-from dfdlib.data import Cohort, Schema
+from dfdlib.data import Batch, Cohort, Schema
 from dfdlib.evaluation import tabular
 from dfdlib.evaluation.predict import FitPredict
 from dfdlib.models import DFD, Classifier, Deconfounder, Stage
 from dfdlib.training import fit, trainer
+
+#: A learning rate whose steps go nowhere.
+NOTHING = 1e-12
 
 
 class ImputedTable:
@@ -64,6 +67,36 @@ class BiasOnly(DFD):
         return causal, torch.cat([torch.zeros_like(h_c), bias.chunk(2, dim=1)[1]], dim=1)
 
 
+class Watched(DFD):
+    """DFD that follows each head's confidence in the recorded label, epoch by epoch."""
+
+    watched: Cohort
+    followed: list[dict[str, float]]
+
+    def watch(self, cohort: Cohort) -> None:
+        """Follow the heads on these patients, whose spurious attribute is known."""
+        self.watched, self.followed = cohort, []
+
+    def refresh(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Measure before each validation."""
+        super().refresh(batches)
+        batch = next(self.watched.batches(len(self.watched)))
+        sign = 2 * batch.y - 1
+        agrees = torch.as_tensor(self.watched.truth["bias"].to_numpy()) == sign
+        tokens, observed = self.tokens(batch)
+        h = self.represent(tokens, observed)
+        self.followed.append(
+            {
+                f"{head} {name}": float((logit.squeeze(1) * sign).sigmoid()[rows].mean())
+                for head, logit in {"f_c": self.head(h, observed), "f_b": self.bias_head(h)}.items()
+                for name, rows in (("agrees", agrees), ("disagrees", ~agrees))
+            }
+        )
+
+
+OWN = {"BiasOnly": BiasOnly, "Watched": Watched}
+
+
 class SetByHand(nn.Module):
     """A gate put by hand: one tau per modality."""
 
@@ -90,8 +123,8 @@ def train(
     Args:
         method: `class` of dfdlib.models, `options` of its constructor, `head` the options of a
             `Deconfounder`, `warm` what the first stage does otherwise, `epochs` of its own,
-            `shuffled` hospitals, `tau` of a gate that is set by hand: this value where a modality
-            is causal, 1 minus it where it is biased.
+            `shuffled` hospitals, `watch` so many patients from epoch to epoch, `tau` of a gate that
+            is set by hand: this value where a modality is causal, 1 minus it where it is biased.
         data: What it is trained on; its seed draws the weights.
         **training: `backbone`, `network` (what the backbone takes), `epochs` (of the first and the
             joint stage), `batch_size`, `lr`, `weight_decay`.
@@ -108,11 +141,16 @@ def train(
     cohort = _shuffled(data) if method.get("shuffled") else data.train
     model = make(method, cohort.schema, **{k: training[k] for k in ("backbone", "network")})
     settings = {key: training[key] for key in ("batch_size", "lr", "weight_decay")}
+    val = None  # decides nothing
+    if isinstance(model, Watched):
+        rows = np.arange(method["watch"])
+        model.watch(cohort.select(rows))
+        val = data.worlds["id"].select(rows)
     with warnings.catch_warnings():
         # what DFD says of a run stands in `signatures`, which is kept
         warnings.simplefilter("ignore", UserWarning)
         stages = stages_of(method, model, training["epochs"])
-        fit(model, cohort, stages=stages, seed=data.seed, **settings)
+        fit(model, cohort, val, stages=stages, seed=data.seed, **settings)
     return model.eval()
 
 
@@ -142,7 +180,7 @@ def make(
     if "head" in method:
         options["head"] = Deconfounder(**method["head"])
     net = getattr(models, backbone)(**network)
-    kind = BiasOnly if method["class"] == "BiasOnly" else getattr(models, method["class"])
+    kind = OWN.get(method["class"]) or getattr(models, method["class"])
     model = kind(backbone=net, schema=schema, **options)
     if "tau" in method:
         causal = [any(f.startswith("cause") for f in schema.features[m]) for m in schema.names]
@@ -151,13 +189,18 @@ def make(
 
 
 def stages_of(method: Mapping[str, Any], model: Classifier, epochs: int | list[int]) -> list[Stage]:
-    """One stage; or a first, which takes no term of information in DFD, and the joint one."""
+    """One stage; or a first, which takes no term of information in DFD, and the joint one.
+
+    Of two, one that has no epochs is left out; without either the network stays as it was drawn.
+    """
     epochs = method.get("epochs", epochs)
     if isinstance(epochs, int):
         return [Stage(epochs=epochs)]
     warm, joint = epochs
     first = ({"mi_weight": 0} if isinstance(model, DFD) else {}) | method.get("warm", {})
-    return [Stage(epochs=warm, **first), Stage(epochs=joint)]
+    stages = [Stage(epochs=warm, **first)] if warm else []
+    stages += [Stage(epochs=joint)] if joint else []
+    return stages or [Stage(epochs=1, lr=NOTHING)]
 
 
 def _shuffled(data: Data) -> Cohort:

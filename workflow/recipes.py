@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 
 def read(experiment: str, scale: str = "small") -> Recipe:
-    """Read a recipe; `scale` "paper" takes the paper's epochs where it declares them.
+    """Read a recipe; `scale` "paper" takes what it declares under `paper`: the paper's epochs.
 
     One with a `base` has that recipe's settings where it says nothing else.
     """
@@ -43,6 +43,9 @@ def read(experiment: str, scale: str = "small") -> Recipe:
     recipe = yaml.safe_load(text)
     if "base" in recipe:
         recipe = read(recipe["base"]) | recipe
+    of_paper = recipe.pop("paper", {})
+    if scale == "paper":
+        recipe |= of_paper
     return recipe | {"experiment": experiment, "scale": scale}
 
 

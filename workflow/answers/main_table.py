@@ -104,15 +104,15 @@ def _table(
                 "metric": "auroc",
                 **judged(effect, seeds),
                 "selection": "last epoch, fixed settings",
-                "command": _command(recipe, keys, name),
+                "command": repeats(recipe, keys, ["ERM", name]),
             },
         )
 
 
-def _command(recipe: Recipe, keys: dict[str, Any], method: str) -> str:
-    """What repeats a method and ERM, with the first seed."""
+def repeats(recipe: Recipe, keys: dict[str, Any], methods: list[str]) -> str:
+    """What repeats methods, with the first seed."""
     asked: dict[str, list[str]] = {}
-    for name in dict.fromkeys(("ERM", method)):
+    for name in dict.fromkeys(methods):
         asked.setdefault(_part(recipe, name), []).append(name)
     return " && ".join(
         command(recipe, {**keys, "part": part}, recipe["seeds"][0], names, out=f"one-{k}")
